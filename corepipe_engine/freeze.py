@@ -1,0 +1,400 @@
+"""All threads of a process stopped at one instant, their registers, and always the way back.
+
+SEIZE and INTERRUPT leave no signal behind: if this process dies at any point, the kernel detaches every thread and
+it runs on. Threads that were stopped by a signal before stay stopped (the kernel restores the group stop on detach).
+Source: ptrace(2), kernel/ptrace.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from . import ptrace
+from .arch import Arch, ThreadState
+from .errors import DumpFailedError, NoSuchProcessError, NotPermittedError, StopDeadlineError
+from .permissions import explain_refusal
+from .procfs import ProcessHandle, parse_stat, parse_status
+
+STALL_SECONDS = 0.5
+"""How long a thread in uninterruptible sleep may keep the others waiting."""
+ATTACH_SECONDS = 10.0
+"""How long a thread that only lacks a processor may: it has to run once to stop."""
+_GROUP_STOP_SIGNALS = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+
+
+@dataclass(slots=True)
+class StoppedThread:
+    """A thread in a ptrace stop. signal_number is the signal its stop took, to be handed back; 0 for none."""
+
+    tid: int
+    signal_number: int = 0
+    group_stopped: bool = False
+
+
+@dataclass(slots=True)
+class StopClock:
+    """Times of one freeze, CLOCK_MONOTONIC seconds; steps are the parts of the stop in the order they happened."""
+
+    started: float = 0.0
+    ended: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)
+    _last: float = 0.0
+
+    def start(self) -> None:
+        """The first thread is about to stop."""
+        self.started = self._last = time.monotonic()
+
+    def step(self, name: str) -> None:
+        """What was done since the last call is booked under that name."""
+        now = time.monotonic()
+        self.steps[name] = self.steps.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def stop(self) -> None:
+        """The last thread runs again."""
+        self.step("detach")
+        self.ended = self._last
+
+    @property
+    def seconds(self) -> float:
+        """Length of the stop, so far or in all; 0 before."""
+        if not self.started:
+            return 0.0
+        return (self.ended or time.monotonic()) - self.started
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTimes:
+    """CPU times of a thread (clock ticks) and the thread id that the target sees."""
+
+    namespace_tid: int
+    utime_ticks: int
+    stime_ticks: int
+
+
+class Freeze:
+    """A context manager: inside it every thread of the process is stopped, after it none is.
+
+    Must be entered, used and left in one OS thread. deadline is CLOCK_MONOTONIC seconds, None for no bound.
+    Errors on entering: NoSuchProcessError, NotPermittedError, StopDeadlineError, DumpFailedError (a thread that does
+    not stop); the target runs again before they are raised.
+    """
+
+    def __init__(self, process: ProcessHandle, arch: Arch, max_stop: float | None = None) -> None:
+        self.process = process
+        self.arch = arch
+        self.clock = StopClock()
+        self.threads: dict[int, StoppedThread] = {}
+        self.deadline: float | None = None
+        self._max_stop = max_stop
+        self._seized: set[int] = set()
+        self._times: dict[int, ThreadTimes] = {}
+        self._old_mask: set[int] | None = None
+        self._in_namespace: bool | None = None
+
+    def prepare(self) -> None:
+        """Read what is slow to read, a second or two before the freeze at the most: CPU times of all threads."""
+        for tid in self.process.tids():
+            self._read_times(tid)
+
+    def __enter__(self) -> Freeze:
+        # SIGTSTP and its kin must not stop us while the target waits; SIGCHLD wakes the wait for a stop.
+        self._old_mask = signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+        )
+        self.clock.start()
+        if self._max_stop is not None:
+            self.deadline = self.clock.started + self._max_stop
+        try:
+            self._stop_all()
+        except BaseException:
+            self.release()
+            raise
+        self.clock.step("attach")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    @property
+    def frozen(self) -> bool:
+        """True from the first stop to the last detach."""
+        return bool(self._seized)
+
+    def check_deadline(self) -> None:
+        """Raise StopDeadlineError when --max-stop is over."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise StopDeadlineError(
+                f"the stop reached its limit of {self._max_stop:g} s (--max-stop); the target runs again",
+                "give it more time, or choose less: --preset stacks, --exclude",
+            )
+
+    def release(self) -> None:
+        """Let every thread go; a second call does nothing. Never raises."""
+        if not self._seized:
+            self._restore_mask()
+            return
+        running = []
+        for tid in self._seized:
+            thread = self.threads.get(tid)
+            if thread is None:
+                running.append(tid)
+                continue
+            self._undo_interruption(thread)
+            self._detach(tid, thread.signal_number)
+        for tid in running:  # seized, but not yet stopped: detaching needs a stop
+            self._stop_to_detach(tid)
+        self._seized.clear()
+        self.clock.stop()
+        self._restore_mask()
+
+    def thread_states(self) -> list[ThreadState]:
+        """Return the state of all threads, the leader first, others by id. Errors: DumpFailedError."""
+        tids = sorted(self.threads, key=lambda tid: (tid != self.process.pid, tid))
+        states = []
+        for tid in tids:
+            state = self._thread_state(tid)
+            if state is not None:
+                states.append(state)
+        if not states:
+            raise NoSuchProcessError(f"process {self.process.pid} ended while it was being stopped")
+        self.clock.step("registers")
+        return states
+
+    # stopping ------------------------------------------------------------------------------------------------------
+
+    def _stop_all(self) -> None:
+        while True:
+            new = [tid for tid in self.process.tids() if tid not in self._seized and self._seize(tid)]
+            if not new:
+                break
+            for tid in new:
+                self._wait(tid)
+        if not self.threads:
+            raise NoSuchProcessError(f"process {self.process.pid} has no thread left to stop")
+        if not self.process.alive():
+            raise NoSuchProcessError(f"process {self.process.pid} ended while it was being stopped")
+
+    def _seize(self, tid: int) -> bool:
+        """Seize one thread and ask it to stop; False if it has ended meanwhile."""
+        try:
+            ptrace.seize(tid, ptrace.Option.TRACESYSGOOD)
+        except OSError as error:
+            if self._ended(tid):
+                return False
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise explain_refusal(self.process) from error
+            raise DumpFailedError(f"cannot attach to thread {tid}: {error.strerror}") from error
+        self._seized.add(tid)
+        with contextlib.suppress(ProcessLookupError):
+            ptrace.interrupt(tid)
+        return True
+
+    def _ended(self, tid: int) -> bool:
+        try:
+            state = parse_stat(self.process.read(f"task/{tid}/stat")).state
+        except NoSuchProcessError:
+            return True
+        return state in "ZX"
+
+    def _wait(self, tid: int) -> None:
+        """Wait until a seized thread has stopped or ended."""
+        begun = time.monotonic()
+        while True:
+            try:
+                status = ptrace.wait_stop(tid, self._patience())
+            except ChildProcessError:
+                self._forget(tid)
+                return
+            if status is None:
+                self.check_deadline()
+                if time.monotonic() - begun >= STALL_SECONDS and self._stalled(tid, time.monotonic() - begun):
+                    return
+                continue
+            if os.WIFSTOPPED(status):
+                self._book_stop(tid, status)
+            else:
+                self._forget(tid)
+            return
+
+    def _patience(self) -> float:
+        if self.deadline is None:
+            return STALL_SECONDS
+        return min(STALL_SECONDS, max(self.deadline - time.monotonic(), 0.0))
+
+    def _stalled(self, tid: int, waited: float) -> bool:
+        """Return True if the thread has ended, False to wait on; raise if it will not stop."""
+        try:
+            stat = parse_stat(self.process.read(f"task/{tid}/stat"))
+        except NoSuchProcessError:
+            self._forget(tid)
+            return True
+        if stat.state in "ZX":  # a leader that exits while others run reports nothing until they have ended
+            self._forget(tid)
+            return True
+        if stat.state == "D" or waited >= ATTACH_SECONDS:
+            wchan = self._wchan(tid)
+            name = stat.comm.decode("utf-8", "replace")
+            why = "is in uninterruptible sleep (state D)" if stat.state == "D" else f"did not stop (state {stat.state})"
+            raise DumpFailedError(
+                f"thread {tid} ({name!r}) {why} in {wchan.decode('utf-8', 'replace') or 'an unknown kernel function'}; "
+                "all threads run again",
+                f"wait for it and try again; sudo cat /proc/{self.process.pid}/task/{tid}/stack   # where it waits",
+            )
+        return False
+
+    def _wchan(self, tid: int) -> bytes:
+        try:
+            return self.process.read(f"task/{tid}/wchan")
+        except (NoSuchProcessError, NotPermittedError, DumpFailedError):
+            return b""
+
+    def _book_stop(self, tid: int, status: int) -> None:
+        number = os.WSTOPSIG(status)
+        if status >> 16 == ptrace.EVENT_STOP:
+            self.threads[tid] = StoppedThread(tid, 0, group_stopped=number in _GROUP_STOP_SIGNALS)
+        elif status >> 16:
+            self.threads[tid] = StoppedThread(tid)
+        else:
+            self.threads[tid] = StoppedThread(tid, number & 0x7F)
+
+    def _forget(self, tid: int) -> None:
+        self._seized.discard(tid)
+        self.threads.pop(tid, None)
+
+    # reading -------------------------------------------------------------------------------------------------------
+
+    def _read_times(self, tid: int) -> ThreadTimes | None:
+        try:
+            stat = parse_stat(self.process.read(f"task/{tid}/stat"))
+            namespace_tid = tid
+            if self._namespaced:
+                namespace_tid = parse_status(self.process.read(f"task/{tid}/status")).ns_pids[-1]
+        except (NoSuchProcessError, IndexError):
+            return None
+        times = ThreadTimes(namespace_tid, stat.utime_ticks, stat.stime_ticks)
+        self._times[tid] = times
+        return times
+
+    @property
+    def _namespaced(self) -> bool:
+        if self._in_namespace is None:
+            self._in_namespace = len(self.process.status().ns_pids) > 1
+        return self._in_namespace
+
+    def _thread_state(self, tid: int) -> ThreadState | None:
+        arch = self.arch
+        try:
+            general = ptrace.get_regset(tid, ptrace.NT_PRSTATUS)
+            regsets = []
+            for regset in arch.regsets:
+                try:
+                    regsets.append((regset, ptrace.get_regset(tid, regset.note_type)))
+                except OSError as error:
+                    if regset.required or error.errno not in (errno.EINVAL, errno.ENODEV, errno.EIO):
+                        raise
+            blocked = ptrace.get_signal_mask(tid)
+            pending = self._pending(tid)
+        except ProcessLookupError:  # SIGKILL ends even a stopped thread
+            self._forget(tid)
+            return None
+        except OSError as error:
+            raise DumpFailedError(f"cannot read the registers of thread {tid}: {error.strerror}") from error
+        if len(general) != arch.general_size:
+            raise DumpFailedError(
+                f"thread {tid} has {len(general)} bytes of registers where {arch.name} has {arch.general_size}; "
+                "it runs code of another machine mode"
+            )
+        times = self._times.get(tid) or self._read_times(tid) or ThreadTimes(tid, 0, 0)
+        return ThreadState(
+            tid,
+            times.namespace_tid,
+            general,
+            tuple(regsets),
+            pending,
+            blocked,
+            times.utime_ticks,
+            times.stime_ticks,
+        )
+
+    def _pending(self, tid: int) -> int:
+        """Return the thread's pending signals, the one that its stop took included; /proc is asked only if there are."""
+        mask = 0
+        if ptrace.has_pending_signal(tid, shared=False):
+            with contextlib.suppress(NoSuchProcessError):
+                mask = parse_status(self.process.read(f"task/{tid}/status")).signals_pending
+        taken = self.threads[tid].signal_number
+        return mask | (1 << (taken - 1) if taken else 0)
+
+    # letting go ----------------------------------------------------------------------------------------------------
+
+    def _undo_interruption(self, thread: StoppedThread) -> None:
+        """Spare the thread an EINTR that only our stop caused. A signal that is due explains it as well: then leave it."""
+        if thread.signal_number or thread.group_stopped:
+            return
+        try:
+            general = ptrace.get_regset(thread.tid, ptrace.NT_PRSTATUS)
+            if len(general) != self.arch.general_size:
+                return
+            restarted = self.arch.restart_interrupted(general)
+            if restarted is None or self._signal_due(thread.tid):
+                return
+            ptrace.set_regset(thread.tid, ptrace.NT_PRSTATUS, restarted)
+        except OSError:
+            return
+
+    def _signal_due(self, tid: int) -> bool:
+        try:
+            status = parse_status(self.process.read(f"task/{tid}/status"))
+        except (NoSuchProcessError, NotPermittedError, DumpFailedError):
+            return True
+        return bool((status.signals_pending | status.signals_shared_pending) & ~status.signals_blocked)
+
+    def _detach(self, tid: int, signal_number: int) -> None:
+        try:
+            ptrace.detach(tid, signal_number)
+        except OSError:
+            # It ended (SIGKILL): take its status, or it would stay as our zombie.
+            with contextlib.suppress(OSError):
+                ptrace.poll_stop(tid)
+
+    def _stop_to_detach(self, tid: int) -> None:
+        deadline = time.monotonic() + STALL_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                status = ptrace.wait_stop(tid, 0.05)
+            except OSError:
+                return
+            if status is None:
+                continue
+            if os.WIFSTOPPED(status):
+                self._book_stop(tid, status)
+                self._undo_interruption(self.threads[tid])
+                self._detach(tid, self.threads[tid].signal_number)
+            return
+        # A thread in uninterruptible sleep stays seized, running, until this process ends; then the kernel lets it go.
+
+    def _restore_mask(self) -> None:
+        if self._old_mask is not None:
+            mask, self._old_mask = self._old_mask, None
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep Python's collector from running inside a stop."""
+    import gc
+
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,250 @@
+"""What a dump of a running process would be, found without touching it: regions, decisions, plan, estimated stop."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .arch import Arch, arch_of
+from .elf import ELF_MAGIC, AuxvType, ElfClass
+from .errors import CorepipeError, NoSuchProcessError, UsageError
+from .memory import Buffer, ProcessMemory
+from .notes import expected_notes_bytes, file_mappings
+from .options import DumpOptions, Holes
+from .pagemap import open_pagemap, scan_spans
+from .permissions import refusal
+from .plan import DumpPlan, make_plan
+from .policy import DEFAULT_FILTER, Decision, Preset
+from .procfs import PAGE_SIZE, ProcDir, ProcessHandle, TaskStatus, parse_auxv
+from .regions import Region, RegionKind, split_at
+
+_FORK_SECONDS_PER_PTE_BYTE = 0.0105 / (1 << 20)
+_SECONDS_PER_THREAD = 30e-6
+_FIXED_SECONDS = 0.003
+_COPY_SECONDS_PER_BYTE = 1 / 4e9
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A running process as a dump would see it. stop_seconds is an estimate for the mode `auto` would take."""
+
+    pid: int
+    arch: Arch
+    status: TaskStatus
+    comm: bytes
+    exe: bytes
+    threads: int
+    filter_bits: int
+    plan: DumpPlan
+    stop_seconds: float
+    mode: str
+
+    @property
+    def core_bytes(self) -> int:
+        """Size of the core if the process stayed as it is."""
+        return self.plan.total_bytes
+
+
+def open_target(pid: int) -> ProcessHandle:
+    """Return a handle of a process that can be dumped, as far as its status tells. Errors name what forbids it."""
+    if pid <= 0:
+        raise UsageError(f"{pid} is not a process id", "corepipe PID > core")
+    process = ProcessHandle(pid)
+    try:
+        found = refusal(pid, _status_of_running(process))
+        if found is not None:
+            raise found
+    except BaseException:
+        process.close()
+        raise
+    return process
+
+
+def _status_of_running(process: ProcessHandle) -> TaskStatus:
+    status = process.status()
+    if status.state in "ZX" and process.alive():  # only the leader has exited
+        with live_task(process) as task:
+            return task.status()
+    return status
+
+
+class live_task:  # noqa: N801 - used as a function
+    """Context manager: the /proc folder through which the address space can be read.
+
+    That is /proc/PID, or /proc/PID/task/TID of a live thread when the leader has exited.
+    """
+
+    def __init__(self, process: ProcDir) -> None:
+        self._process = process
+        self._opened: ProcDir | None = None
+
+    def __enter__(self) -> ProcDir:
+        if self._process.stat().state not in "ZX":
+            return self._process
+        for tid in self._process.tids():
+            task = self._process.task(tid)
+            try:
+                if task.stat().state not in "ZX":
+                    self._opened = task
+                    return task
+            except CorepipeError:
+                pass
+            task.close()
+        raise NoSuchProcessError(f"process {self._process.pid} has no live thread left")
+
+    def __exit__(self, *exception: object) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+
+def elf_class_of(task: ProcDir) -> int:
+    """Return EI_CLASS of the program; from the auxiliary vector's AT_PHENT where the file cannot be read."""
+    try:
+        fd = task.open("exe")
+        try:
+            header = os.read(fd, 5)
+        finally:
+            os.close(fd)
+        if header[:4] == ELF_MAGIC and len(header) == 5:
+            return header[4]
+    except OSError:
+        pass
+    narrow = parse_auxv(task.read("auxv"), 4)
+    return ElfClass.ELF32 if narrow.get(AuxvType.PHENT) == 32 else ElfClass.ELF64
+
+
+def coredump_filter(task: ProcDir) -> int:
+    """Return the target's coredump_filter; the kernel's default where it cannot be read."""
+    try:
+        return int(task.read("coredump_filter"), 16)
+    except (CorepipeError, ValueError):
+        return DEFAULT_FILTER
+
+
+class HeaderProbe:
+    """Tells whether a private file mapping begins an executable file or an ELF file, as the kernel asks."""
+
+    def __init__(self, task: ProcDir) -> None:
+        self._task = task
+        self._memory = ProcessMemory(task)
+        self._buffer = Buffer(PAGE_SIZE)
+        self._known: dict[tuple[str, int], bool] = {}
+
+    def __call__(self, region: Region) -> bool:
+        """See policy.HeaderProbe."""
+        key = (region.dev, region.inode)
+        if key not in self._known:
+            self._known[key] = self._executable(region) or self._elf_magic(region)
+        return self._known[key]
+
+    def _executable(self, region: Region) -> bool:
+        try:
+            mode = os.stat(f"map_files/{region.start:x}-{region.end:x}", dir_fd=self._task.fd).st_mode
+        except OSError:
+            return False
+        return bool(mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH))
+
+    def _elf_magic(self, region: Region) -> bool:
+        from array import array
+
+        self._memory.read(array("Q", (region.start, 4)), self._buffer, array("Q", (0, 4)))
+        return bytes(self._buffer.view[:4]) == ELF_MAGIC
+
+    def close(self) -> None:
+        """Close what the probe reads with."""
+        self._memory.close()
+        self._buffer.close()
+
+
+def has_holes(region: Region) -> bool:
+    """Return whether never-touched pages of the region are certainly zeros: only then may they be left out."""
+    if region.kind is RegionKind.HUGETLB:
+        return not region.shared and region.deleted
+    return region.private_anonymous
+
+
+def plan_regions(
+    task: ProcDir,
+    regions: Sequence[Region],
+    options: DumpOptions,
+    notes_bytes: int,
+    arch: Arch,
+    stack_pointers: Sequence[int] = (),
+) -> DumpPlan:
+    """Return the plan for these regions of the address space that task stands for."""
+    pieces = split_at(regions, options.policy.boundaries())
+    probe = HeaderProbe(task)
+    try:
+        target_filter = coredump_filter(task)
+        pointers = sorted(stack_pointers)
+        decisions = [options.policy.decide(region, target_filter, probe, pointers) for region in pieces]
+    finally:
+        probe.close()
+    return lay_out(task, pieces, decisions, options.holes, notes_bytes, arch)
+
+
+def lay_out(
+    task: ProcDir,
+    pieces: Sequence[Region],
+    decisions: Sequence[Decision],
+    holes: Holes,
+    notes_bytes: int,
+    arch: Arch,
+) -> DumpPlan:
+    """Return the plan for regions and decisions made elsewhere, with the pages touched now."""
+    sparse = [has_holes(region) for region in pieces]
+    wanted = [hole and decision.included for hole, decision in zip(sparse, decisions, strict=True)]
+    with open_pagemap(task) as pagemap:
+        runs = pagemap.touched_runs(scan_spans(pieces, wanted))
+    return make_plan(
+        list(zip(pieces, decisions, sparse, strict=True)),
+        runs,
+        notes_bytes,
+        elf=arch.elf,
+        machine=arch.machine,
+        page_size=PAGE_SIZE,
+        holes_as_zeros=holes is Holes.ZERO,
+    )
+
+
+def estimate_stop(vm_pte: int, threads: int, copied_bytes: int) -> float:
+    """Return the stop in seconds that a snapshot should need: page tables to copy, threads, bytes copied inside it."""
+    fork = vm_pte * _FORK_SECONDS_PER_PTE_BYTE
+    return _FIXED_SECONDS + fork + threads * _SECONDS_PER_THREAD + copied_bytes * _COPY_SECONDS_PER_BYTE
+
+
+def current_stack_pointers(process: ProcDir, tids: Sequence[int]) -> Iterator[int]:
+    """Yield the stack pointers of sleeping threads, from /proc/PID/task/TID/syscall; a running thread has none there."""
+    for tid in tids:
+        try:
+            fields = process.read(f"task/{tid}/syscall").split()
+        except CorepipeError:
+            continue
+        if len(fields) >= 2 and fields[-2].startswith(b"0x"):
+            yield int(fields[-2], 16)
+
+
+def inspect_process(process: ProcessHandle, options: DumpOptions) -> Inspection:
+    """Return what a dump with these options would be now. Reads smaps: seconds for hundreds of GiB; call it in a worker."""
+    with live_task(process) as task:
+        status = task.status()
+        arch = arch_of(elf_class_of(task))
+        regions = task.regions()
+        tids = process.tids()
+        notes_bytes = expected_notes_bytes(arch, len(tids), len(task.read("auxv")), file_mappings(regions))
+        pointers = list(current_stack_pointers(process, tids)) if options.policy.preset is Preset.STACKS else []
+        plan = plan_regions(task, regions, options, notes_bytes, arch, pointers)
+        return Inspection(
+            pid=process.pid,
+            arch=arch,
+            status=status,
+            comm=process.stat().comm,
+            exe=task.readlink("exe"),
+            threads=len(tids),
+            filter_bits=coredump_filter(task),
+            plan=plan,
+            stop_seconds=plan.read_bytes * _COPY_SECONDS_PER_BYTE + len(tids) * _SECONDS_PER_THREAD,
+            mode="buffer",
+        )

@@ -1,0 +1,151 @@
+"""Which pages of a mapping were ever touched: PAGEMAP_SCAN, and /proc/PID/pagemap where that is missing.
+
+Sources: Documentation/admin-guide/mm/pagemap.rst, include/uapi/linux/fs.h (struct pm_scan_arg).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import struct
+from array import array
+from collections.abc import Iterable, Iterator
+
+from .procfs import PAGE_SIZE, ProcDir, translate_error
+from .regions import Region
+
+PAGEMAP_SCAN = 0xC0606610
+_SCAN_ARG = struct.Struct("<12Q")
+_PAGE_REGION = struct.Struct("<3Q")
+_VECTOR_LENGTH = 4096
+_PRESENT, _SWAPPED, _GUARD = 1 << 3, 1 << 4, 1 << 8
+_UNSUPPORTED = (errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+_SLICE_BYTES = 1 << 20
+
+# Of each 8-byte pagemap entry the last byte holds bits 56 to 63: 63 present, 62 swapped, 58 guard page.
+_TOUCHED_BYTE = bytes(1 if byte & 0xC0 and not byte & 0x04 else 0 for byte in range(256))
+_TOUCHED_RUN = re.compile(rb"\x01+")
+
+
+def scan_spans(regions: Iterable[Region], wanted: Iterable[bool]) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) address ranges that hold the wanted regions and none of the others; few, for few calls."""
+    start = end = -1
+    for region, want in zip(regions, wanted, strict=True):
+        if want:
+            if start < 0:
+                start = region.start
+            end = region.end
+        elif start >= 0:
+            yield start, end
+            start = -1
+    if start >= 0:
+        yield start, end
+
+
+class Pagemap:
+    """Touched ranges of one address space.
+
+    use_scan=False takes the slower way that kernels before 6.7 need.
+    """
+
+    def __init__(self, process: ProcDir, use_scan: bool = True) -> None:
+        self._pid = process.pid
+        self._use_scan = use_scan
+        self._guard = _GUARD
+        try:
+            self._fd = process.open("pagemap")
+        except OSError as error:
+            raise translate_error(error, process.pid, "pagemap") from error
+
+    def close(self) -> None:
+        """Close the pagemap file."""
+        os.close(self._fd)
+
+    def touched_runs(self, spans: Iterable[tuple[int, int]]) -> array[int]:
+        """Return start, end, start, end, ... of pages that are present or swapped out, guard pages left out.
+
+        Runs ascend and do not touch each other. Errors: NoSuchProcessError, NotPermittedError, DumpFailedError.
+        """
+        runs: array[int] = array("Q")
+        try:
+            for start, end in spans:
+                self._scan_span(start, end, runs)
+        except OSError as error:
+            raise translate_error(error, self._pid, "pagemap") from error
+        return runs
+
+    def _scan_span(self, start: int, end: int, runs: array[int]) -> None:
+        while self._use_scan:
+            try:
+                self._scan(start, end, runs)
+                return
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                if self._guard and error.errno == errno.EINVAL:
+                    self._guard = 0  # a kernel that does not tell guard pages apart yet
+                else:
+                    self._use_scan = False
+        self._read(start, end, runs)
+
+    def _scan(self, start: int, end: int, runs: array[int]) -> None:
+        vector = array("Q", bytes(_VECTOR_LENGTH * _PAGE_REGION.size))
+        address, _ = vector.buffer_info()
+        while start < end:
+            argument = bytearray(
+                _SCAN_ARG.pack(
+                    _SCAN_ARG.size,
+                    0,
+                    start,
+                    end,
+                    0,
+                    address,
+                    _VECTOR_LENGTH,
+                    0,
+                    self._guard,
+                    self._guard,
+                    _PRESENT | _SWAPPED,
+                    _PRESENT,
+                )
+            )
+            found = fcntl.ioctl(self._fd, PAGEMAP_SCAN, argument)
+            for index in range(0, found * 3, 3):
+                _append(runs, vector[index], vector[index + 1])
+            walked = _SCAN_ARG.unpack(argument)[4]
+            if walked <= start:
+                break
+            start = walked
+
+    def _read(self, start: int, end: int, runs: array[int]) -> None:
+        entry = 8
+        position = start // PAGE_SIZE * entry
+        last = end // PAGE_SIZE * entry
+        while position < last:
+            data = os.pread(self._fd, min(_SLICE_BYTES, last - position), position)
+            if not data:
+                break
+            base = position // entry * PAGE_SIZE
+            for match in _TOUCHED_RUN.finditer(data[entry - 1 :: entry].translate(_TOUCHED_BYTE)):
+                _append(runs, base + match.start() * PAGE_SIZE, base + match.end() * PAGE_SIZE)
+            position += len(data)
+
+
+def _append(runs: array[int], start: int, end: int) -> None:
+    if runs and runs[-1] == start:
+        runs[-1] = end
+    else:
+        runs.append(start)
+        runs.append(end)
+
+
+@contextlib.contextmanager
+def open_pagemap(process: ProcDir, use_scan: bool = True) -> Iterator[Pagemap]:
+    """Open the pagemap of a process for a while."""
+    pagemap = Pagemap(process, use_scan)
+    try:
+        yield pagemap
+    finally:
+        pagemap.close()

@@ -1,0 +1,252 @@
+"""DumpPlan: segments, holes, notes' sizes and the exact byte count of a core. Pure: no I/O.
+
+File layout: ELF header, program headers, notes, padding to a page, segments in ascending order, and from 65,535
+program headers on one section header with their true number (gabi, PN_XNUM). All of it is known before the first byte.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .elf import (
+    NOTE_ALIGN,
+    PN_XNUM,
+    PT_LOAD,
+    PT_NOTE,
+    ElfFormat,
+    SegmentFlag,
+    pack_ehdr,
+    pack_extended_count,
+    pack_phdr,
+    round_up,
+)
+from .policy import Decision, Extent
+from .regions import Region
+
+MIN_HOLE: Final = 1 << 20
+"""Never-touched ranges from this size (bytes) on are left out of the file; shorter ones are sent as zeros."""
+
+_MAX_MIN_HOLE: Final = 1 << 46
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRegion:
+    """A region with its decision and what it costs.
+
+    file_bytes: what it adds to the core (hole_bytes of it are left out, zero_bytes are sent as zeros without being
+    read); segments: program headers it takes.
+    """
+
+    region: Region
+    decision: Decision
+    file_bytes: int
+    hole_bytes: int
+    zero_bytes: int
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class DumpPlan:
+    """The layout of one core file.
+
+    Segments are columns of equal length (addresses and bytes). reads holds pairs (address, bytes), ascending: the
+    ranges to read from the target; what lies inside a segment's file part and in no such range is sent as zeros.
+    """
+
+    elf: ElfFormat
+    machine: int
+    elf_flags: int
+    page_size: int
+    notes_bytes: int
+    regions: tuple[PlannedRegion, ...]
+    starts: array[int]
+    memory_sizes: array[int]
+    file_sizes: array[int]
+    flags: array[int]
+    reads: array[int]
+    min_hole: int
+
+    @property
+    def segments(self) -> int:
+        """Number of PT_LOAD headers."""
+        return len(self.starts)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all segments in the file."""
+        return sum(self.file_sizes)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes to be read from the target."""
+        return sum(self.reads[1::2])
+
+    @property
+    def hole_bytes(self) -> int:
+        """Bytes of never-touched memory in included regions that are left out."""
+        return sum(planned.hole_bytes for planned in self.regions)
+
+    @property
+    def total_bytes(self) -> int:
+        """Exact size of the core."""
+        return core_size(self.elf, self.page_size, self.segments, self.notes_bytes, self.data_bytes)
+
+    def header(self, notes: bytes) -> bytes:
+        """Return everything before the first segment: ELF header, program headers, notes, padding.
+
+        notes must have the planned size: ValueError else.
+        """
+        if len(notes) != self.notes_bytes:
+            raise ValueError(f"notes of {len(notes)} bytes where {self.notes_bytes} were planned")
+        headers = self.segments + 1
+        notes_offset = self.elf.ehdr.size + headers * self.elf.phdr.size
+        offset = round_up(notes_offset + self.notes_bytes, self.page_size)
+        pieces = [
+            pack_ehdr(self.elf, self.machine, headers, offset + self.data_bytes, self.elf_flags),
+            pack_phdr(self.elf, PT_NOTE, 0, notes_offset, 0, self.notes_bytes, 0, NOTE_ALIGN),
+        ]
+        padding = bytes(offset - notes_offset - self.notes_bytes)
+        for start, memory, file, flags in zip(self.starts, self.memory_sizes, self.file_sizes, self.flags, strict=True):
+            pieces.append(pack_phdr(self.elf, PT_LOAD, flags, offset, start, file, memory, self.page_size))
+            offset += file
+        return b"".join((*pieces, notes, padding))
+
+    def trailer(self) -> bytes:
+        """Return what stands behind the last segment: the section header of PN_XNUM, or nothing."""
+        headers = self.segments + 1
+        return pack_extended_count(self.elf, headers) if headers >= PN_XNUM else b""
+
+
+def core_size(elf: ElfFormat, page_size: int, segments: int, notes_bytes: int, data_bytes: int) -> int:
+    """Return the size in bytes of a core with that many PT_LOADs, bytes of notes and bytes of segment data."""
+    headers = segments + 1
+    before = round_up(elf.ehdr.size + headers * elf.phdr.size + notes_bytes, page_size)
+    return before + data_bytes + (elf.shdr.size if headers >= PN_XNUM else 0)
+
+
+def segment_flags(perms: str) -> int:
+    """Return p_flags for the permissions of a mapping."""
+    flags = 0
+    for letter, flag in zip(perms, (SegmentFlag.R, SegmentFlag.W, SegmentFlag.X), strict=False):
+        if letter != "-":
+            flags |= flag
+    return flags
+
+
+class _Layout:
+    """Collects segments and reads, region by region."""
+
+    def __init__(self, page_size: int, min_hole: int, runs: Sequence[int], holes_as_zeros: bool) -> None:
+        self.page_size = page_size
+        self.min_hole = min_hole
+        self.runs = runs
+        self.position = 0
+        self.holes_as_zeros = holes_as_zeros
+        self.regions: list[PlannedRegion] = []
+        self.starts = array("Q")
+        self.memory_sizes = array("Q")
+        self.file_sizes = array("Q")
+        self.flags = array("B")
+        self.reads = array("Q")
+
+    def add(self, region: Region, decision: Decision, has_holes: bool) -> None:
+        """Lay out one region."""
+        flags = segment_flags(region.perms)
+        first_segment = len(self.starts)
+        hole_bytes = zero_bytes = 0
+        if decision.extent is Extent.NONE:
+            self._segment(region.start, region.size, 0, flags)
+        elif decision.extent is Extent.FIRST_PAGE:
+            size = min(self.page_size, region.size)
+            self._segment(region.start, region.size, size, flags)
+            self.reads.extend((region.start, size))
+        elif not has_holes:
+            self._segment(region.start, region.size, region.size, flags)
+            self.reads.extend((region.start, region.size))
+        else:
+            hole_bytes, zero_bytes = self._sparse(region, flags)
+        file_bytes = sum(self.file_sizes[first_segment:])
+        segments = len(self.starts) - first_segment
+        self.regions.append(PlannedRegion(region, decision, file_bytes, hole_bytes, zero_bytes, segments))
+
+    def _segment(self, start: int, memory: int, file: int, flags: int) -> None:
+        self.starts.append(start)
+        self.memory_sizes.append(memory)
+        self.file_sizes.append(file)
+        self.flags.append(flags)
+
+    def _sparse(self, region: Region, flags: int) -> tuple[int, int]:
+        """Lay out a region of which only the touched runs are read; return (bytes left out, bytes sent as zeros)."""
+        runs, index = self.runs, self.position
+        while index + 1 < len(runs) and runs[index + 1] <= region.start:
+            index += 2
+        segment = end = region.start  # the open segment, and how far its file part reaches
+        hole_bytes = zero_bytes = 0
+        while index + 1 < len(runs) and runs[index] < region.end:
+            start, stop = max(runs[index], region.start), min(runs[index + 1], region.end)
+            gap = start - end
+            if gap >= self.min_hole and not self.holes_as_zeros:
+                self._segment(segment, start - segment, end - segment, flags)
+                hole_bytes += gap
+                segment = start
+            else:
+                zero_bytes += gap
+            self.reads.extend((start, stop - start))
+            end = stop
+            if runs[index + 1] > region.end:
+                break
+            index += 2
+        self.position = index
+        gap = region.end - end
+        if gap >= self.min_hole and not self.holes_as_zeros:
+            hole_bytes += gap
+        else:
+            zero_bytes += gap
+            end = region.end
+        self._segment(segment, region.end - segment, end - segment, flags)
+        return hole_bytes, zero_bytes
+
+
+def make_plan(
+    decided: Sequence[tuple[Region, Decision, bool]],
+    touched_runs: Sequence[int],
+    notes_bytes: int,
+    *,
+    elf: ElfFormat,
+    machine: int,
+    page_size: int,
+    elf_flags: int = 0,
+    holes_as_zeros: bool = False,
+) -> DumpPlan:
+    """Return the plan for regions (ascending) with their decisions.
+
+    The third member of each tells that pages of the region which are in no touched run are zeros. touched_runs is a
+    flat sequence start, end, start, end, ... (addresses, ascending). Where holes would push the number of program
+    headers to PN_XNUM, which jhsdb cannot read, neighbours are joined over ever larger holes.
+    """
+    min_hole = MIN_HOLE
+    while True:
+        layout = _Layout(page_size, min_hole, touched_runs, holes_as_zeros)
+        for region, decision, has_holes in decided:
+            layout.add(region, decision, has_holes)
+        splits = len(layout.starts) - len(decided)
+        if len(layout.starts) + 1 < PN_XNUM or not splits or len(decided) + 1 >= PN_XNUM or min_hole >= _MAX_MIN_HOLE:
+            break
+        min_hole *= 2
+    return DumpPlan(
+        elf=elf,
+        machine=machine,
+        elf_flags=elf_flags,
+        page_size=page_size,
+        notes_bytes=notes_bytes,
+        regions=tuple(layout.regions),
+        starts=layout.starts,
+        memory_sizes=layout.memory_sizes,
+        file_sizes=layout.file_sizes,
+        flags=layout.flags,
+        reads=layout.reads,
+        min_hole=min_hole,
+    )

@@ -1,0 +1,368 @@
+"""Readers of /proc/PID: errno becomes a CorepipeError, text becomes frozen records.
+
+Sources: proc_pid_maps(5), proc_pid_smaps(5), proc_pid_status(5), proc_pid_stat(5), fs/proc/task_mmu.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError
+from .regions import Region, classify
+
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+_READ_SIZE = 1 << 20
+
+_MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4,5}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *([^\n]*)")
+_SMAPS_BLOCK = re.compile(
+    rb"^([0-9a-f]+-[0-9a-f]+ [^\n]*)\n((?:[A-Z]\w*: [^\n]*\n)*?)(?:VmFlags:([^\n]*)\n)", re.MULTILINE
+)
+_SMAPS_FIELD = re.compile(rb"^(Rss|Anonymous|Swap|Shared_Hugetlb|Private_Hugetlb): +(\d+) kB$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStat:
+    """The fields of /proc/PID/stat that a core needs. Times are clock ticks."""
+
+    pid: int
+    comm: bytes
+    state: str
+    ppid: int
+    pgrp: int
+    session: int
+    flags: int
+    utime_ticks: int
+    stime_ticks: int
+    cutime_ticks: int
+    cstime_ticks: int
+    nice: int
+    start_time_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """The fields of /proc/PID/status that corepipe needs. Memory in bytes; signal sets as 64-bit masks."""
+
+    name: bytes
+    state: str
+    tgid: int
+    tracer_pid: int
+    uid: int
+    effective_uid: int
+    gid: int
+    ns_tgids: tuple[int, ...]
+    ns_pids: tuple[int, ...]
+    ns_pgids: tuple[int, ...]
+    ns_sids: tuple[int, ...]
+    kernel_thread: bool
+    threads: int
+    vm_rss: int
+    vm_swap: int
+    vm_pte: int
+    vm_locked: int
+    seccomp: int
+    shadow_stack: bool
+    signals_pending: int
+    signals_shared_pending: int
+    signals_blocked: int
+
+
+def translate_error(error: OSError, pid: int, what: str) -> CorepipeError:
+    """Return the CorepipeError that an errno of a /proc access means."""
+    if error.errno in (errno.ENOENT, errno.ESRCH):
+        return NoSuchProcessError(f"process {pid} does not exist or ended", "ps -e | less   # find the process")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotPermittedError(
+            f"not permitted to read {what} of process {pid}", f"sudo corepipe {pid}   # needs root or CAP_SYS_PTRACE"
+        )
+    return DumpFailedError(f"cannot read {what} of process {pid}: {error.strerror}")
+
+
+def read_all(fd: int) -> bytes:
+    """Return everything from fd to its end; a /proc file gives a page or so at a time."""
+    pieces = []
+    while piece := os.read(fd, _READ_SIZE):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+class ProcDir:
+    """An open folder of /proc: /proc/PID or /proc/PID/task/TID.
+
+    The folder stays bound to the process it was opened for: when the pid is given to another process, every read
+    fails with NoSuchProcessError instead of telling about a stranger.
+    """
+
+    def __init__(self, pid: int, path: str | None = None, dir_fd: int | None = None) -> None:
+        self.pid = pid
+        try:
+            self.fd = os.open(path or f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+        except OSError as error:
+            raise translate_error(error, pid, "/proc") from error
+
+    def close(self) -> None:
+        """Close the folder; a second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Return a new file descriptor of a file below the folder; OSError as it comes."""
+        return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file below the folder. Errors: NoSuchProcessError, NotPermittedError, DumpFailedError."""
+        try:
+            fd = self.open(name)
+            try:
+                return read_all(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise translate_error(error, self.pid, name) from error
+
+    def readlink(self, name: str) -> bytes:
+        """Return where a link below the folder leads, empty when that cannot be known."""
+        try:
+            return os.readlink(os.fsencode(name), dir_fd=self.fd)
+        except OSError:
+            return b""
+
+    def task(self, tid: int) -> ProcDir:
+        """Return the folder of one thread."""
+        return ProcDir(self.pid, f"task/{tid}", self.fd)
+
+    def tids(self) -> list[int]:
+        """Return the ids of all threads now, ascending. Errors as in read."""
+        try:
+            fd = self.open("task", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return sorted(int(name) for name in os.listdir(fd))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise translate_error(error, self.pid, "task") from error
+
+    def status(self) -> TaskStatus:
+        """Return the parsed status file."""
+        return parse_status(self.read("status"))
+
+    def stat(self) -> TaskStat:
+        """Return the parsed stat file."""
+        return parse_stat(self.read("stat"))
+
+    def regions(self) -> list[Region]:
+        """Return all mappings with counts and flags, from smaps; where there is no smaps, from maps.
+
+        smaps walks the page tables: some 20 ms a resident GiB.
+        """
+        try:
+            fd = self.open("smaps")
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise translate_error(error, self.pid, "smaps") from error
+            return parse_maps(self.read("maps"))
+        try:
+            regions = list(parse_smaps(_chunks(fd)))
+        except OSError as error:
+            raise translate_error(error, self.pid, "smaps") from error
+        finally:
+            os.close(fd)
+        return regions or parse_maps(self.read("maps"))
+
+
+class ProcessHandle(ProcDir):
+    """A process held by pidfd from the first look to the end, so that its pid cannot become another's unnoticed."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self.close()
+            if error.errno == errno.EINVAL:
+                raise NoSuchProcessError(
+                    f"{pid} is a thread, not a process", "ps -eLf | less   # PID, not LWP"
+                ) from error
+            raise translate_error(error, pid, "pidfd") from error
+        self.read("stat")  # after the pidfd: the folder and the pidfd are of the same process
+
+    def alive(self) -> bool:
+        """Return whether the process has not ended (a zombie has)."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return not poller.poll(0)
+
+    def close(self) -> None:
+        """Close folder and pidfd."""
+        super().close()
+        if getattr(self, "pidfd", -1) >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def _chunks(fd: int) -> Iterator[bytes]:
+    while chunk := os.read(fd, _READ_SIZE):
+        yield chunk
+
+
+class _Interner:
+    """Parses map lines; equal strings, paths and flag sets become one object, which keeps 65,000 mappings small."""
+
+    def __init__(self) -> None:
+        self._texts: dict[bytes, str] = {}
+        self._paths: dict[bytes, bytes] = {}
+        self._flags: dict[bytes, frozenset[str]] = {}
+
+    def text(self, raw: bytes) -> str:
+        found = self._texts.get(raw)
+        if found is None:
+            found = self._texts[raw] = raw.decode("ascii")
+        return found
+
+    def flags(self, raw: bytes) -> frozenset[str]:
+        found = self._flags.get(raw)
+        if found is None:
+            found = self._flags[raw] = frozenset(raw.decode("ascii", "replace").split())
+        return found
+
+    def region(self, line: bytes, flags: frozenset[str], counts: dict[bytes, int]) -> Region:
+        match = _MAPS_LINE.fullmatch(line)
+        if match is None:
+            raise DumpFailedError(f"cannot understand a line of /proc/PID/maps: {line[:200]!r}")
+        start, end, perms, offset, dev, inode, path = match.groups()
+        path = self._paths.setdefault(path, path)
+        if b"\\012" in path:  # the only byte that the kernel escapes (seq_file_path, "\n")
+            path = path.replace(b"\\012", b"\n")
+        permissions = self.text(perms)
+        inode_number = int(inode)
+        return Region(
+            start=int(start, 16),
+            end=int(end, 16),
+            perms=permissions,
+            offset=int(offset, 16),
+            dev=self.text(dev),
+            inode=inode_number,
+            path=path,
+            kind=classify(permissions, inode_number, path, flags),
+            flags=flags,
+            rss=counts.get(b"Rss", 0),
+            anonymous=counts.get(b"Anonymous", 0),
+            swap=counts.get(b"Swap", 0),
+            hugetlb=counts.get(b"Shared_Hugetlb", 0) + counts.get(b"Private_Hugetlb", 0),
+        )
+
+
+def parse_maps(text: bytes) -> list[Region]:
+    """Return the mappings in /proc/PID/maps, ascending; counts and flags are empty."""
+    interner = _Interner()
+    return [interner.region(line, frozenset(), {}) for line in text.split(b"\n") if line]
+
+
+def parse_smaps(chunks: Iterator[bytes]) -> Iterator[Region]:
+    """Yield the mappings in /proc/PID/smaps, given as successive pieces of the file of any size."""
+    interner = _Interner()
+    rest = b""
+    for chunk in chunks:
+        text = rest + chunk
+        position = 0
+        for match in _SMAPS_BLOCK.finditer(text):
+            line, fields, raw_flags = match.groups()
+            counts = {name: int(value) * 1024 for name, value in _SMAPS_FIELD.findall(fields) if value != b"0"}
+            yield interner.region(line, interner.flags(raw_flags), counts)
+            position = match.end()
+        rest = text[position:]
+
+
+def _status_number(fields: dict[bytes, bytes], name: bytes, base: int = 10) -> int:
+    words = fields.get(name, b"").split()
+    return int(words[0], base) if words else 0
+
+
+def _status_numbers(fields: dict[bytes, bytes], name: bytes) -> tuple[int, ...]:
+    return tuple(int(word) for word in fields.get(name, b"").split())
+
+
+def parse_status(text: bytes) -> TaskStatus:
+    """Return the record of a status file. Missing lines (older kernels, kernel threads) read as 0."""
+    fields: dict[bytes, bytes] = {}
+    for line in text.split(b"\n"):
+        name, separator, value = line.partition(b":")
+        if separator:
+            fields.setdefault(name, value.strip(b"\t "))
+    uids = _status_numbers(fields, b"Uid") or (0, 0)
+    gids = _status_numbers(fields, b"Gid") or (0,)
+    state = fields.get(b"State", b"?").decode("ascii", "replace")[:1]
+    return TaskStatus(
+        name=fields.get(b"Name", b""),
+        state=state,
+        tgid=_status_number(fields, b"Tgid"),
+        tracer_pid=_status_number(fields, b"TracerPid"),
+        uid=uids[0],
+        effective_uid=uids[1] if len(uids) > 1 else uids[0],
+        gid=gids[0],
+        ns_tgids=_status_numbers(fields, b"NStgid"),
+        ns_pids=_status_numbers(fields, b"NSpid"),
+        ns_pgids=_status_numbers(fields, b"NSpgid"),
+        ns_sids=_status_numbers(fields, b"NSsid"),
+        kernel_thread=fields.get(b"Kthread") == b"1" or (b"VmSize" not in fields and state not in "ZX"),
+        threads=_status_number(fields, b"Threads"),
+        vm_rss=_status_number(fields, b"VmRSS") * 1024,
+        vm_swap=_status_number(fields, b"VmSwap") * 1024,
+        vm_pte=_status_number(fields, b"VmPTE") * 1024,
+        vm_locked=_status_number(fields, b"VmLck") * 1024,
+        seccomp=_status_number(fields, b"Seccomp"),
+        shadow_stack=b"shstk" in fields.get(b"x86_Thread_features", b"").split(),
+        signals_pending=_status_number(fields, b"SigPnd", 16),
+        signals_shared_pending=_status_number(fields, b"ShdPnd", 16),
+        signals_blocked=_status_number(fields, b"SigBlk", 16),
+    )
+
+
+def parse_stat(text: bytes) -> TaskStat:
+    """Return the record of a stat file. The name may hold spaces, newlines and `)`: the last `)` ends it."""
+    opening, closing = text.find(b"("), text.rfind(b")")
+    fields = text[closing + 2 :].split()
+    if opening < 0 or closing < opening or len(fields) < 20:
+        raise DumpFailedError(f"cannot understand /proc/PID/stat: {text[:200]!r}")
+    return TaskStat(
+        pid=int(text[:opening]),
+        comm=text[opening + 1 : closing],
+        state=fields[0].decode("ascii", "replace"),
+        ppid=int(fields[1]),
+        pgrp=int(fields[2]),
+        session=int(fields[3]),
+        flags=int(fields[6]),
+        utime_ticks=int(fields[11]),
+        stime_ticks=int(fields[12]),
+        cutime_ticks=int(fields[13]),
+        cstime_ticks=int(fields[14]),
+        nice=int(fields[16]),
+        start_time_ticks=int(fields[19]),
+    )
+
+
+def parse_auxv(raw: bytes, word_size: int) -> dict[int, int]:
+    """Return the auxiliary vector as a_type -> a_val; word_size is 4 or 8 bytes. Ends at AT_NULL or a cut entry."""
+    entries: dict[int, int] = {}
+    step = 2 * word_size
+    for position in range(0, len(raw) - step + 1, step):
+        kind = int.from_bytes(raw[position : position + word_size], "little")
+        if kind == 0:
+            break
+        entries[kind] = int.from_bytes(raw[position + word_size : position + step], "little")
+    return entries
+
+
+def mem_available() -> int:
+    """Return MemAvailable of the machine in bytes."""
+    with open("/proc/meminfo", "rb") as file:
+        for line in file:
+            if line.startswith(b"MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0

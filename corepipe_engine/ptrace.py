@@ -1,0 +1,142 @@
+"""The ptrace and wait calls through ctypes, and nothing else. Errors are OSError, with the kernel's errno.
+
+Source: ptrace(2), include/uapi/linux/ptrace.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+import signal
+from typing import Final
+
+
+class Request(enum.IntEnum):
+    """Requests of ptrace(2) that corepipe uses."""
+
+    CONT = 7
+    SYSCALL = 24
+    DETACH = 17
+    SETOPTIONS = 0x4200
+    GETEVENTMSG = 0x4201
+    GETREGSET = 0x4204
+    SETREGSET = 0x4205
+    SEIZE = 0x4206
+    INTERRUPT = 0x4207
+    PEEKSIGINFO = 0x4209
+    GETSIGMASK = 0x420A
+    SETSIGMASK = 0x420B
+
+
+class Option(enum.IntFlag):
+    """PTRACE_O_*."""
+
+    TRACESYSGOOD = 0x01
+    TRACECLONE = 0x08
+    EXITKILL = 0x100000
+    SUSPEND_SECCOMP = 0x200000
+
+
+EVENT_CLONE: Final = 3
+EVENT_STOP: Final = 128
+PEEKSIGINFO_SHARED: Final = 1
+WALL: Final = 0x40000000
+_SIGINFO_SIZE: Final = 128
+
+NT_PRSTATUS: Final = 1
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _PeekArguments(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("count", ctypes.c_int32))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_ptrace.restype = ctypes.c_long
+
+_BUFFER_SIZE: Final = 1 << 16
+_buffer = ctypes.create_string_buffer(_BUFFER_SIZE)
+_buffer_address = ctypes.addressof(_buffer)
+_iovec = _Iovec()
+_iovec_address = ctypes.addressof(_iovec)
+_mask = ctypes.c_uint64()
+_message = ctypes.c_ulong()
+_peek_arguments = _PeekArguments()
+
+
+def call(request: int, tid: int, address: int = 0, data: int = 0) -> int:
+    """Make one ptrace call and return its result."""
+    result: int = _ptrace(request, tid, address, data)
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def seize(tid: int, options: int = 0) -> None:
+    """PTRACE_SEIZE: become the tracer; the thread runs on."""
+    call(Request.SEIZE, tid, 0, options)
+
+
+def interrupt(tid: int) -> None:
+    """PTRACE_INTERRUPT: ask for a stop, which wait_stop then reports."""
+    call(Request.INTERRUPT, tid)
+
+
+def detach(tid: int, signal_number: int = 0) -> None:
+    """PTRACE_DETACH: let the stopped thread go, with the signal that its stop had taken."""
+    call(Request.DETACH, tid, 0, signal_number)
+
+
+def get_regset(tid: int, note_type: int) -> bytes:
+    """PTRACE_GETREGSET: return the register set, of the size the kernel gives."""
+    _iovec.base, _iovec.length = _buffer_address, _BUFFER_SIZE
+    call(Request.GETREGSET, tid, note_type, _iovec_address)
+    return _buffer.raw[: _iovec.length] if _iovec.length > 4096 else ctypes.string_at(_buffer_address, _iovec.length)
+
+
+def set_regset(tid: int, note_type: int, data: bytes) -> None:
+    """PTRACE_SETREGSET: write the register set back."""
+    source = ctypes.create_string_buffer(data, len(data))
+    _iovec.base, _iovec.length = ctypes.addressof(source), len(data)
+    call(Request.SETREGSET, tid, note_type, _iovec_address)
+
+
+def get_signal_mask(tid: int) -> int:
+    """PTRACE_GETSIGMASK: return the blocked signals as a 64-bit mask."""
+    call(Request.GETSIGMASK, tid, 8, ctypes.addressof(_mask))
+    return int(_mask.value)
+
+
+def has_pending_signal(tid: int, shared: bool) -> bool:
+    """PTRACE_PEEKSIGINFO: return whether a signal is queued for the thread, or (shared) for its process."""
+    _peek_arguments.offset, _peek_arguments.count = 0, 1
+    _peek_arguments.flags = PEEKSIGINFO_SHARED if shared else 0
+    return call(Request.PEEKSIGINFO, tid, ctypes.addressof(_peek_arguments), _buffer_address) > 0
+
+
+def event_message(tid: int) -> int:
+    """PTRACE_GETEVENTMSG: return what belongs to the event stop, for a clone the new thread's id."""
+    call(Request.GETEVENTMSG, tid, 0, ctypes.addressof(_message))
+    return int(_message.value)
+
+
+def poll_stop(tid: int) -> int | None:
+    """Return the wait status of a thread that stopped or ended, None while it runs. OSError ECHILD if it is not ours."""
+    pid, status = os.waitpid(tid, os.WNOHANG | WALL)
+    return status if pid else None
+
+
+def wait_stop(tid: int, seconds: float) -> int | None:
+    """As poll_stop, waiting up to that time. SIGCHLD must be blocked in this thread: it is what ends the wait early."""
+    status = poll_stop(tid)
+    if status is None and seconds > 0:
+        signal.sigtimedwait((signal.SIGCHLD,), seconds)
+        status = poll_stop(tid)
+    return status
