@@ -40,7 +40,7 @@ class DumpFailedError(CorepipeError):
 
 
 class ModeUnavailableError(DumpFailedError):
-    """This dump mode cannot serve this target now; another one may. Raised before or with the target resumed."""
+    """The dump mode cannot serve this target now; another one may. Raised before or with the target resumed."""
 
 
 class StopDeadlineError(DumpFailedError):

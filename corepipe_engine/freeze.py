@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from . import ptrace
@@ -83,16 +83,23 @@ class Freeze:
 
     Must be entered, used and left in one OS thread. deadline is CLOCK_MONOTONIC seconds, None for no bound.
     Errors on entering: NoSuchProcessError, NotPermittedError, StopDeadlineError, DumpFailedError (a thread that does
-    not stop); the target runs again before they are raised.
+    not stop), and what check() raises, which is asked while waiting; the target runs again before they are raised.
     """
 
-    def __init__(self, process: ProcessHandle, arch: Arch, max_stop: float | None = None) -> None:
+    def __init__(
+        self,
+        process: ProcessHandle,
+        arch: Arch,
+        max_stop: float | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.process = process
         self.arch = arch
         self.clock = StopClock()
         self.threads: dict[int, StoppedThread] = {}
         self.deadline: float | None = None
         self._max_stop = max_stop
+        self._check = check
         self._seized: set[int] = set()
         self._times: dict[int, ThreadTimes] = {}
         self._old_mask: set[int] | None = None
@@ -176,6 +183,7 @@ class Freeze:
                 break
             for tid in new:
                 self._wait(tid)
+            self._check()
         if not self.threads:
             raise NoSuchProcessError(f"process {self.process.pid} has no thread left to stop")
         if not self.process.alive():
@@ -214,6 +222,7 @@ class Freeze:
                 return
             if status is None:
                 self.check_deadline()
+                self._check()
                 if time.monotonic() - begun >= STALL_SECONDS and self._stalled(tid, time.monotonic() - begun):
                     return
                 continue
@@ -324,7 +333,7 @@ class Freeze:
         )
 
     def _pending(self, tid: int) -> int:
-        """Return the thread's pending signals, the one that its stop took included; /proc is asked only if there are."""
+        """Return the thread's pending signals, with the one its stop took; /proc is asked only if there are any."""
         mask = 0
         if ptrace.has_pending_signal(tid, shared=False):
             with contextlib.suppress(NoSuchProcessError):
@@ -335,7 +344,7 @@ class Freeze:
     # letting go ----------------------------------------------------------------------------------------------------
 
     def _undo_interruption(self, thread: StoppedThread) -> None:
-        """Spare the thread an EINTR that only our stop caused. A signal that is due explains it as well: then leave it."""
+        """Spare the thread an EINTR that only our stop caused; where a signal is due, leave it."""
         if thread.signal_number or thread.group_stopped:
             return
         try:

@@ -216,7 +216,7 @@ def estimate_stop(vm_pte: int, threads: int, copied_bytes: int) -> float:
 
 
 def current_stack_pointers(process: ProcDir, tids: Sequence[int]) -> Iterator[int]:
-    """Yield the stack pointers of sleeping threads, from /proc/PID/task/TID/syscall; a running thread has none there."""
+    """Yield the stack pointers of sleeping threads, from /proc/PID/task/TID/syscall; running ones have none."""
     for tid in tids:
         try:
             fields = process.read(f"task/{tid}/syscall").split()
@@ -227,7 +227,7 @@ def current_stack_pointers(process: ProcDir, tids: Sequence[int]) -> Iterator[in
 
 
 def inspect_process(process: ProcessHandle, options: DumpOptions) -> Inspection:
-    """Return what a dump with these options would be now. Reads smaps: seconds for hundreds of GiB; call it in a worker."""
+    """Return what a dump with these options would be now. Reads smaps, which takes seconds for hundreds of GiB."""
     with live_task(process) as task:
         status = task.status()
         arch = arch_of(elf_class_of(task))

@@ -59,8 +59,12 @@ class Buffer:
         """Fill a part with zeros."""
         ctypes.memset(self.address + offset, 0, length)
 
+    def advise(self, advice: int) -> None:
+        """madvise(2) for the whole buffer; OSError as it comes."""
+        self._map.madvise(advice)
+
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory back; a second call does nothing."""
         self.view.release()
         self._anchor = None
         self._map.close()

@@ -63,7 +63,7 @@ def _timeval(ticks: int, word: str) -> bytes:
 
 
 def prstatus(elf: ElfFormat, process: ProcessIdentity, thread: ThreadState) -> bytes:
-    """NT_PRSTATUS: struct elf_prstatus, 336 bytes on x86-64. No signal is the cause, so si_signo and pr_cursig are 0."""
+    """NT_PRSTATUS: struct elf_prstatus, 336 bytes on x86-64. No signal is the cause: si_signo and pr_cursig are 0."""
     wide = elf.word.size == 8
     word = "Q" if wide else "I"
     mask = elf.max_address

@@ -33,7 +33,7 @@ class Holes(str, enum.Enum):
 
 
 class Shared(str, enum.Enum):
-    """--shared: shared memory is copied inside the stop (frozen), read while the target runs (live), or by size (auto)."""
+    """--shared: shared memory is copied inside the stop (frozen), read afterwards (live), or by size (auto)."""
 
     AUTO = "auto"
     FROZEN = "frozen"
@@ -63,7 +63,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class _RuleAction(argparse.Action):
-    """Collects --include and --exclude in the order in which they were given; a value may hold several, comma-separated."""
+    """Collects --include and --exclude in the order given; a value may hold several, comma-separated."""
 
     def __call__(
         self,
@@ -144,7 +144,7 @@ def add_dump_options(parser: argparse.ArgumentParser) -> None:
         "--shared",
         choices=[shared.value for shared in Shared],
         default=Shared.AUTO.value,
-        help="shared memory in snapshot mode: copied inside the stop (frozen), read afterwards (live), or by size (auto)",
+        help="shared memory in a snapshot: copied inside the stop (frozen), read afterwards (live), or by size (auto)",
     )
 
 

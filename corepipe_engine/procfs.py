@@ -366,3 +366,12 @@ def mem_available() -> int:
             if line.startswith(b"MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def map_id(id_map: bytes, outer_id: int) -> int:
+    """Return a user or group id as the owner of that uid_map or gid_map sees it; 65534 where it is not mapped."""
+    for line in id_map.splitlines():
+        inner, outer, count = (int(word) for word in line.split())
+        if outer <= outer_id < outer + count:
+            return inner + outer_id - outer
+    return 65534

@@ -128,7 +128,7 @@ def event_message(tid: int) -> int:
 
 
 def poll_stop(tid: int) -> int | None:
-    """Return the wait status of a thread that stopped or ended, None while it runs. OSError ECHILD if it is not ours."""
+    """Return the wait status of a thread that stopped or ended, None while it runs. ECHILD if it is not ours."""
     pid, status = os.waitpid(tid, os.WNOHANG | WALL)
     return status if pid else None
 

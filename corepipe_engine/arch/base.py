@@ -56,7 +56,7 @@ class Arch(Protocol):
 
     @property
     def prpsinfo(self) -> struct.Struct:
-        """struct elf_prpsinfo: state, sname, zomb, nice, flag, uid, gid, pid, ppid, pgrp, sid, fname, psargs."""
+        """Layout of elf_prpsinfo: state, sname, zomb, nice, flag, uid, gid, pid, ppid, pgrp, sid, fname, psargs."""
 
     @property
     def general_size(self) -> int:

@@ -79,7 +79,7 @@ class X86_64:  # noqa: N801 - the name of the machine
     name = "x86_64"
     machine = Machine.X86_64
     elf: ElfFormat = ELF64
-    prpsinfo = struct.Struct("<BcBb4xQIIiiii16s80s")
+    prpsinfo = struct.Struct("<BBBb4xQIIiiii16s80s")
     general_size = _REGISTERS.size
     regsets = (
         Regset(b"CORE", NoteType.FPREGSET, required=True),

@@ -1,0 +1,147 @@
+"""`corepipe`: the command line of the engine. Data to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import __version__
+from .errors import CorepipeError, ExitCode, UsageError
+from .options import ArgumentParser, add_dump_options, options_from
+
+_DESCRIPTION = "Stream a core dump of a running process into a pipe; the process stands still as short as can be."
+_EPILOG = """\
+examples:
+  corepipe 1234 > core
+  corepipe 1234 --pipe 'zstd -T0 > core.zst'
+  corepipe 1234 --plan
+
+exit status: 0 done; 1 dump failed; 2 usage; 3 not permitted; 4 no such process; 5 pipe command or output failed;
+6 complete, but with unreadable pages (--strict); 130 interrupted
+"""
+
+
+def make_parser() -> ArgumentParser:
+    """Return the parser of `corepipe`."""
+    import argparse
+
+    parser = ArgumentParser(
+        prog="corepipe",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("pid_argument", metavar="PID", nargs="?", help="process to dump")
+    parser.add_argument("--pid", metavar="PID", help="the same, as an option")
+    parser.add_argument("--pipe", metavar="COMMAND", help="shell command that reads the core; default: standard output")
+    parser.add_argument("--plan", action="store_true", help="show what would be dumped, and touch nothing")
+    parser.add_argument("--json", action="store_true", help="--plan as JSON")
+    add_dump_options(parser)
+    outcome = parser.add_argument_group("outcome")
+    outcome.add_argument("--report", metavar="FILE", help="write what happened as JSON")
+    outcome.add_argument(
+        "--events-fd", metavar="N", type=int, default=-1, help="write progress as JSON lines to that fd"
+    )
+    outcome.add_argument("--strict", action="store_true", help="exit with 6 if a page could not be read")
+    outcome.add_argument("--pipe-as-root", action="store_true", help="under sudo: do not drop to the invoking user")
+    outcome.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    outcome.add_argument("-v", "--verbose", action="store_true", help="print every step")
+    parser.add_argument("--version", action="version", version=f"corepipe {__version__}")
+    return parser
+
+
+def parse_pid(text: str | None) -> int:
+    """Return the process id in a command-line argument. UsageError for anything else."""
+    if text is None:
+        raise UsageError("which process?", "corepipe PID > core   # find it with: ps -e")
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= 1 << 22:
+        raise UsageError(f"{text!r} is not a process id", "corepipe PID > core   # find it with: ps -e")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `corepipe` and return its exit status."""
+    try:
+        return _main(arguments)
+    except CorepipeError as error:
+        from .reporter import printable
+
+        hint = f"  try: {printable(error.hint)}\n" if error.hint else ""
+        sys.stderr.write(f"corepipe: {printable(error.message)}\n{hint}")
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # --plan | head
+        return int(ExitCode.SINK_FAILED)
+
+
+def _main(arguments: list[str] | None) -> int:
+    options = make_parser().parse_args(arguments)
+    if options.pid_argument is not None and options.pid is not None and options.pid_argument != options.pid:
+        raise UsageError(f"two processes: {options.pid_argument} and {options.pid}", "one dump takes one process")
+    pid = parse_pid(options.pid_argument if options.pid_argument is not None else options.pid)
+    dump_options = options_from(options)
+    if options.plan:
+        from .showplan import show_plan
+
+        return show_plan(pid, dump_options, options.json, options.verbose)
+    from .dump import Order, finish, run_dump
+    from .interrupts import Interrupts
+    from .reporter import Console, Reporter
+    from .sink import sudo_invoker
+
+    _check_output(options.pipe)
+    _check_events_fd(options.events_fd)
+    invoker = None if options.pipe_as_root or options.pipe is None else sudo_invoker()
+    verbosity = -1 if options.quiet else int(options.verbose)
+    reporter = Reporter(Console(2, verbosity), options.events_fd)
+    order = Order(pid, dump_options, options.pipe, invoker, options.strict)
+    with Interrupts() as interrupts:
+        report = run_dump(order, reporter, interrupts)
+        code = finish(report, reporter, options.report)
+        reporter.close()
+    return code
+
+
+def _check_output(pipe: str | None) -> None:
+    """Refuse a terminal before anything is looked at."""
+    if pipe is None:
+        try:
+            terminal = os.isatty(1)
+            os.fstat(1)
+        except OSError as error:
+            raise UsageError("standard output is closed", "corepipe PID > core") from error
+        if terminal:
+            raise UsageError(
+                "standard output is a terminal, and a core is binary",
+                "corepipe PID > core   # or: corepipe PID --pipe 'zstd > core.zst'",
+            )
+
+
+def _check_events_fd(fd: int) -> None:
+    if fd == -1:
+        return
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"--events-fd {fd} is not an open file descriptor") from error
+    os.set_inheritable(fd, False)
+
+
+def run() -> None:
+    """Entry point that never waits for a thread stuck in a dead pipe: the target runs by now."""
+    code = main()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        pass
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run()

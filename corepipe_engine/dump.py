@@ -1,0 +1,255 @@
+"""One dump from beginning to end: target, sink, mode, stream, report. Nothing but the order of things."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import select
+import shlex
+import time
+from dataclasses import dataclass
+
+from . import __version__
+from .arch import arch_of
+from .capture import Captured, Context, read_identity
+from .errors import (
+    CorepipeError,
+    DumpFailedError,
+    ExitCode,
+    NoSuchProcessError,
+    SinkError,
+    StopDeadlineError,
+)
+from .events import Failed, Finished, Phase, Planned, Progress, SinkStderr, Started
+from .inspection import elf_class_of, live_task, open_target
+from .interrupts import Interrupts
+from .modes import captured_by_mode
+from .options import DumpOptions
+from .report import Report
+from .reporter import Reporter
+from .sink import CommandSink, FdSink, Invoker, Sink, describe_status
+from .stream import CoreStream, raise_error
+
+_PROGRESS_SECONDS = 0.1
+_DRAIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What `corepipe` was told to do. pipe_command None stands for standard output (fd 1)."""
+
+    pid: int
+    options: DumpOptions
+    pipe_command: str | None = None
+    invoker: Invoker | None = None
+    strict: bool = False
+    output_fd: int = 1
+
+
+def run_dump(order: Order, reporter: Reporter, interrupts: Interrupts) -> Report:
+    """Make the dump and return the report, which tells of success or failure; raises nothing that a user can meet."""
+    report = Report(version=__version__, pid=order.pid, started=_now())
+    try:
+        report.exit_code = int(_dump(order, reporter, interrupts, report))
+    except CorepipeError as error:
+        report.exit_code, report.error, report.hint = int(error.exit_code), error.message, error.hint
+    except MemoryError:
+        report.exit_code = int(ExitCode.FAILED)
+        report.error, report.hint = "corepipe ran out of memory; the target runs", "--mode direct needs the least"
+    report.finished = _now()
+    if report.error:
+        reporter.emit(Failed(report.error, report.hint, report.exit_code))
+    return report
+
+
+def finish(report: Report, reporter: Reporter, path: str | None) -> int:
+    """Write the report where it was asked for, emit the last event, and return the exit status."""
+    code = report.exit_code or 0
+    if path:
+        try:
+            report.write(path)
+        except CorepipeError as error:
+            code = code or int(error.exit_code)
+            reporter.emit(Failed(error.message, error.hint, code))
+    reporter.emit(Finished(code, report.to_dict()))
+    return code
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Report) -> ExitCode:
+    with contextlib.closing(open_target(order.pid)) as process:
+        with live_task(process) as task:
+            arch = arch_of(elf_class_of(task))
+            identity = read_identity(process, task)
+        report.comm = identity.comm.decode("utf-8", "backslashreplace")
+        reporter.emit(Started(order.pid, report.comm, __version__))
+        sink = _open_sink(order, report)
+        context = Context(
+            process, arch, order.options, identity, reporter, interrupts, report, lambda: _check_sink(sink)
+        )
+        context.phase(Phase.PREPARE)
+        try:
+            with captured_by_mode(context) as captured:
+                report.take_plan(captured.plan, captured.threads)
+                report.shared_live = list(captured.shared_live)
+                reporter.emit(_planned(report))
+                _stream(context, captured, sink)
+            context.phase(Phase.FINISH)
+            _await_sink(context, sink)
+        except BaseException:
+            sink.abort()
+            _take_stderr(sink, reporter)
+            raise
+        finally:
+            report.sink_status, report.sink_stderr = sink.status, sink.stderr_tail()
+    if report.unreadable_bytes and order.strict:
+        return ExitCode.UNREADABLE
+    return ExitCode.DONE
+
+
+def _open_sink(order: Order, report: Report) -> Sink:
+    if order.pipe_command is None:
+        return FdSink(order.output_fd)
+    report.sink_command = order.pipe_command
+    report.sink_user = order.invoker.name if order.invoker else ""
+    return CommandSink(order.pipe_command, order.invoker)
+
+
+def _planned(report: Report) -> Planned:
+    return Planned(
+        core_bytes=report.bytes_planned,
+        segments=report.segments,
+        regions=report.regions,
+        regions_included=report.regions_included,
+        hole_bytes=report.holes_bytes,
+        threads=report.threads,
+    )
+
+
+def _check_sink(sink: Sink) -> None:
+    """Raise SinkError if the pipe command has ended already: then the target need not be touched at all."""
+    if sink.command and sink.poll():
+        raise _sink_error(sink, "ended at once, before the target was touched")
+
+
+def _sink_error(sink: Sink, what: str) -> SinkError:
+    while sink.stderr_fd >= 0 and select.select([sink.stderr_fd], [], [], 0.05)[0]:
+        sink.take_stderr()
+    said = sink.stderr_tail().strip().splitlines()
+    reason = f": {said[-1]}" if said else ""
+    status = describe_status(sink.status) if sink.status is not None else "still running"
+    return SinkError(
+        f"the pipe command {what}, {status}{reason}",
+        f"echo test | sh -c {shlex.quote(sink.command)}   # the command by hand",
+    )
+
+
+def _stream(context: Context, captured: Captured, sink: Sink) -> None:
+    """Send the core; returns when the sink has taken the last byte. The target may stand still meanwhile."""
+    plan = captured.plan
+    stream = CoreStream(plan, plan.header(captured.notes), captured.reader, sink.fd, sink.command)
+    watch = _Watch(context, captured, sink, stream)
+    begun = time.monotonic()
+    stream.start()
+    try:
+        watch.until_done()
+        raise_error(stream)
+    except NoSuchProcessError as error:
+        if captured.lost():
+            raise DumpFailedError(captured.lost(), "try again") from error
+        raise
+    except SinkError as error:
+        raise _explain(error, sink) from error
+    finally:
+        context.report.bytes_written = stream.written
+        context.report.stream_seconds = time.monotonic() - begun
+        context.report.unreadable = list(captured.reader.unreadable)
+        context.report.unreadable_bytes = sum(length for _, length in captured.reader.unreadable)
+        context.reporter.emit(Progress(context.reporter.now(), stream.written, plan.total_bytes))
+        stream.close(_DRAIN_SECONDS if stream.done else 0.0)
+    captured.reader.close()
+
+
+def _explain(error: SinkError, sink: Sink) -> SinkError:
+    """Return the error with what the command said, when it is the command that broke the pipe."""
+    if not sink.command:
+        return error
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    while not sink.poll() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if sink.status is None:
+        return error
+    return _sink_error(sink, "ended before it had taken the whole core")
+
+
+class _Watch:
+    """Waits for a stream to end, and for everything that may end it early."""
+
+    def __init__(self, context: Context, captured: Captured, sink: Sink, stream: CoreStream) -> None:
+        self._context = context
+        self._captured = captured
+        self._sink = sink
+        self._stream = stream
+        self._deadline = captured.deadline
+
+    def until_done(self) -> None:
+        """Return when the stream is done. Errors: InterruptedDumpError, StopDeadlineError, NoSuchProcessError."""
+        next_progress = 0.0
+        while not self._stream.done:
+            now = time.monotonic()
+            if now >= next_progress:
+                self._context.reporter.emit(
+                    Progress(self._context.reporter.now(), self._stream.written, self._captured.plan.total_bytes)
+                )
+                next_progress = now + _PROGRESS_SECONDS
+            timeout = next_progress - now
+            if self._deadline is not None:
+                timeout = min(timeout, max(self._deadline - now, 0.0))
+            watch_once(self._context, self._sink, timeout, self._stream.wake_fd)
+            if self._deadline is not None and time.monotonic() >= self._deadline and not self._stream.done:
+                raise StopDeadlineError(
+                    f"the stop reached its limit of {self._context.options.max_stop:g} s (--max-stop) before the pipe "
+                    "had taken the core; the target runs again",
+                    "--mode snapshot, or a faster pipe command, or choose less: --preset stacks",
+                )
+
+
+def watch_once(context: Context, sink: Sink, timeout: float, wake_fd: int = -1) -> None:
+    """Wait up to timeout seconds for something to happen; pass on what the command prints; raise on interruption."""
+    poller = select.poll()
+    interrupts, reporter = context.interrupts, context.reporter
+    poller.register(interrupts.fd, select.POLLIN)
+    if sink.stderr_fd >= 0:
+        poller.register(sink.stderr_fd, select.POLLIN)
+    if wake_fd >= 0:
+        poller.register(wake_fd, select.POLLIN)
+    if reporter.events_fd >= 0:
+        poller.register(reporter.events_fd, 0)
+    for fd, event in poller.poll(max(timeout, 0.0) * 1000):
+        if fd == interrupts.fd:
+            interrupts.drain()
+        elif fd == sink.stderr_fd:
+            _take_stderr(sink, reporter)
+        elif fd == reporter.events_fd and event & (select.POLLERR | select.POLLHUP):
+            interrupts.request("because the reader of --events-fd is gone")
+    interrupts.check()
+
+
+def _take_stderr(sink: Sink, reporter: Reporter) -> None:
+    text = sink.take_stderr()
+    if text:
+        reporter.emit(SinkStderr(text))
+
+
+def _await_sink(context: Context, sink: Sink) -> None:
+    """Close the pipe and wait for the command to end well. Errors: SinkError, InterruptedDumpError."""
+    sink.close()
+    while not sink.poll():
+        watch_once(context, sink, 0.02)
+    while sink.stderr_fd >= 0 and select.select([sink.stderr_fd], [], [], 0)[0]:
+        _take_stderr(sink, context.reporter)
+    if sink.status:
+        raise _sink_error(sink, "took the whole core but failed")

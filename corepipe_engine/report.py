@@ -1,0 +1,101 @@
+"""What happened, as a record and as JSON (`--report FILE`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .errors import DumpFailedError
+from .plan import DumpPlan
+from .policy import Extent
+
+
+@dataclass(slots=True)
+class Report:
+    """All that is known at the end of a dump. Sizes in bytes, times in seconds; started and finished are ISO 8601, UTC.
+
+    omitted: reason -> [number of regions, bytes of address space]. Ranges are [address, bytes].
+    """
+
+    version: str
+    pid: int
+    comm: str = ""
+    started: str = ""
+    finished: str = ""
+    exit_code: int | None = None
+    error: str = ""
+    hint: str = ""
+    mode: str = ""
+    mode_why: str = ""
+    fallbacks: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    stop_seconds: float | None = None
+    stop_steps: dict[str, float] = field(default_factory=dict)
+    stream_seconds: float | None = None
+    threads: int = 0
+    bytes_planned: int = 0
+    bytes_written: int = 0
+    segments: int = 0
+    regions: int = 0
+    regions_included: int = 0
+    holes_bytes: int = 0
+    zero_bytes: int = 0
+    omitted: dict[str, tuple[int, int]] = field(default_factory=dict)
+    unreadable: list[tuple[int, int]] = field(default_factory=list)
+    unreadable_bytes: int = 0
+    shared_live: list[tuple[int, int]] = field(default_factory=list)
+    sink_command: str = ""
+    sink_user: str = ""
+    sink_status: int | None = None
+    sink_stderr: str = ""
+
+    def take_plan(self, plan: DumpPlan, threads: int) -> None:
+        """Book what the plan says."""
+        self.bytes_planned = plan.total_bytes
+        self.segments = plan.segments
+        self.regions = len(plan.regions)
+        self.regions_included = sum(planned.decision.included for planned in plan.regions)
+        self.holes_bytes = plan.hole_bytes
+        self.zero_bytes = sum(planned.zero_bytes for planned in plan.regions)
+        self.threads = threads
+        self.omitted = omitted_by_reason(plan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain data."""
+        return asdict(self)
+
+    def write(self, path: str) -> None:
+        """Write the report as JSON, readable by its owner alone. An existing file is replaced, a link never followed.
+
+        Errors: DumpFailedError.
+        """
+        import json
+
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump(self.to_dict(), file, indent=2)
+                file.write("\n")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise DumpFailedError(f"cannot write the report {path}: {error.strerror}") from error
+
+
+def omitted_by_reason(plan: DumpPlan) -> dict[str, tuple[int, int]]:
+    """Return reason -> (regions, bytes) of what a plan leaves out; parts of regions count by the bytes left out."""
+    omitted: dict[str, tuple[int, int]] = {}
+    for planned in plan.regions:
+        extent = planned.decision.extent
+        if extent is Extent.ALL:
+            continue
+        left_out = planned.region.size - planned.file_bytes
+        if not left_out:
+            continue
+        reason = planned.decision.reason
+        if extent is Extent.FIRST_PAGE:
+            reason = f"all but the first page: {reason}"
+        count, size = omitted.get(reason, (0, 0))
+        omitted[reason] = (count + 1, size + left_out)
+    return omitted

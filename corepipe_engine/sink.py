@@ -1,0 +1,278 @@
+"""Where the stream goes: an open file descriptor, or a shell command.
+
+The command runs under bash with pipefail where there is one, so that a failing first stage of 'zstd | ssh ...' is
+not hidden by a last stage that ends well; else under sh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from .errors import SinkError, UsageError
+
+PIPE_BYTES = 1 << 20
+_STDERR_TAIL = 8192
+_KILL_GRACE_SECONDS = 2.0
+_DUMP_UMASK = 0o077
+
+
+@dataclass(frozen=True, slots=True)
+class Invoker:
+    """The user who called sudo: the pipe command runs as him."""
+
+    uid: int
+    gid: int
+    name: str
+    home: str
+    groups: tuple[int, ...]
+
+
+def sudo_invoker() -> Invoker | None:
+    """Return who called sudo, None when nobody did or we are not root. UsageError for a SUDO_UID that is no user."""
+    text = os.environ.get("SUDO_UID", "")
+    if os.geteuid() != 0 or not text or text == "0":
+        return None
+    try:
+        entry = pwd.getpwuid(int(text))
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"SUDO_UID={text} is no user of this host", "--pipe-as-root") from error
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    return Invoker(entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir, groups)
+
+
+class Sink(Protocol):
+    """The far end of the stream."""
+
+    fd: int
+    """Where to write."""
+    command: str
+    """The shell command, empty for a file descriptor."""
+    status: int | None
+    """Exit status of the command as the shell gives it, None before its end or without one."""
+    stderr_fd: int
+    """What the command prints, to be passed to take_stderr when it is readable; -1 without one or at its end."""
+
+    def take_stderr(self) -> str:
+        """Read what the command printed and keep its tail; returns the new text."""
+
+    def stderr_tail(self) -> str:
+        """Return the last of what the command printed."""
+
+    def close(self) -> None:
+        """Tell the far end that the stream is whole."""
+
+    def poll(self) -> bool:
+        """Return whether the far end is done."""
+
+    def abort(self) -> None:
+        """End the far end without letting it believe that the stream was whole."""
+
+
+def set_pipe_size(fd: int) -> None:
+    """Make a pipe as large as the limit for users allows; nothing for what is no pipe."""
+    f_setpipe_sz = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+    with contextlib.suppress(OSError):
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            fcntl.fcntl(fd, f_setpipe_sz, PIPE_BYTES)
+
+
+class FdSink:
+    """Standard output, or another descriptor that is open already."""
+
+    command = ""
+    status: int | None = None
+    stderr_fd = -1
+
+    def __init__(self, fd: int) -> None:
+        if os.isatty(fd):
+            raise UsageError(
+                "standard output is a terminal; a core is binary",
+                "corepipe PID > core   # or: --pipe 'zstd > core.zst'",
+            )
+        self.fd = fd
+        set_pipe_size(fd)
+
+    def take_stderr(self) -> str:
+        """Nothing: no command."""
+        return ""
+
+    def stderr_tail(self) -> str:
+        """Nothing: no command."""
+        return ""
+
+    def close(self) -> None:
+        """Close the descriptor; a file system may report a write error only now (SinkError)."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            try:
+                os.close(fd)
+            except OSError as error:
+                raise SinkError(f"cannot write the core: {error.strerror}") from error
+
+    def poll(self) -> bool:
+        """Done as soon as it is closed."""
+        return True
+
+    def abort(self) -> None:
+        """Close the descriptor."""
+        with contextlib.suppress(SinkError):
+            self.close()
+
+
+class CommandSink:
+    """A shell command that reads the stream on its standard input. Errors on start: SinkError, UsageError."""
+
+    def __init__(self, command: str, invoker: Invoker | None) -> None:
+        self.command = command
+        self.status: int | None = None
+        self._tail = b""
+        shell = shutil.which("bash", path="/bin:/usr/bin")
+        arguments = [shell, "-o", "pipefail", "-c"] if shell else ["/bin/sh", "-c"]
+        check_syntax(command, shell or "/bin/sh")
+        read_end, write_end = os.pipe()
+        stderr_read, stderr_write = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*arguments, command],
+                stdin=read_end,
+                stderr=stderr_write,
+                env=_environment(invoker),
+                umask=_DUMP_UMASK,
+                user=invoker.uid if invoker else None,
+                group=invoker.gid if invoker else None,
+                extra_groups=invoker.groups if invoker else None,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            for fd in (write_end, stderr_read):
+                os.close(fd)
+            raise SinkError(f"cannot start the pipe command: {error}") from error
+        finally:
+            os.close(read_end)
+            os.close(stderr_write)
+        self.fd = write_end
+        self.stderr_fd = stderr_read
+        os.set_blocking(stderr_read, False)
+        set_pipe_size(write_end)
+
+    def take_stderr(self) -> str:
+        """See Sink.take_stderr."""
+        if self.stderr_fd < 0:
+            return ""
+        try:
+            data = os.read(self.stderr_fd, 65536)
+        except BlockingIOError:
+            return ""
+        if not data:
+            os.close(self.stderr_fd)
+            self.stderr_fd = -1
+        self._tail = (self._tail + data)[-_STDERR_TAIL:]
+        return data.decode("utf-8", "replace")
+
+    def stderr_tail(self) -> str:
+        """See Sink.stderr_tail."""
+        return self._tail.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """See Sink.close."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def poll(self) -> bool:
+        """See Sink.poll."""
+        code = self._process.poll()
+        if code is None:
+            return False
+        self.status = code if code >= 0 else 128 - code
+        return True
+
+    def abort(self) -> None:
+        """Terminate the command with all its stages, by force after two seconds; the pipe is closed last."""
+        deadline = time.monotonic() + _KILL_GRACE_SECONDS
+        number = signal.SIGTERM
+        while not self.poll():
+            for pid in (*_descendants(self._process.pid), self._process.pid):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
+            if time.monotonic() >= deadline:
+                number = signal.SIGKILL
+            time.sleep(0.01)
+        self.close()
+
+
+def check_syntax(command: str, shell: str = "/bin/sh") -> None:
+    """Raise UsageError where the shell cannot parse the command. Runs nothing of it."""
+    if not command.strip():
+        raise UsageError("the pipe command is empty", "--pipe 'zstd > core.zst'")
+    if "\0" in command:
+        raise UsageError("the pipe command holds a NUL byte")
+    result = subprocess.run(
+        [shell, "-n", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if result.returncode:
+        reason = result.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise UsageError(f"the shell cannot parse the pipe command: {reason[0] if reason else command}")
+
+
+def _environment(invoker: Invoker | None) -> dict[str, str]:
+    environment = dict(os.environ)
+    if invoker is None:
+        return environment
+    environment.update(HOME=invoker.home, USER=invoker.name, LOGNAME=invoker.name)
+    for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"):
+        environment.pop(name, None)
+    return environment
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield all processes below pid, deepest first."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            children = [int(word) for word in file.read().split()]
+    except OSError:
+        return
+    for child in children:
+        yield from _descendants(child)
+        yield child
+
+
+def describe_status(status: int) -> str:
+    """Return what an exit status of the shell means, in words."""
+    if status == 127:
+        return "command not found (status 127)"
+    if status == 126:
+        return "not executable (status 126)"
+    if status > 128:
+        try:
+            return f"killed by {signal.Signals(status - 128).name}"
+        except ValueError:
+            pass
+    return f"exit status {status}"
+
+
+def write_error(error: OSError, command: str) -> SinkError:
+    """Return the SinkError for a failed write."""
+    if error.errno == errno.EPIPE:
+        who = "the pipe command" if command else "the reader of standard output"
+        return SinkError(
+            f"{who} closed the pipe before the end of the core", "see what it printed; try: | cat >/dev/null"
+        )
+    if error.errno == errno.ENOSPC:
+        return SinkError("no space left where the core is written", "df -h .   # or compress: --pipe 'zstd > core.zst'")
+    return SinkError(f"cannot write the core: {error.strerror}")
