@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import threading
 import time
 
@@ -167,7 +168,12 @@ class Reporter:
         self._console = console
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
-        self._thread.start()
+        # A SIGCHLD that this thread took would be lost to the one that waits for the target's threads to stop.
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        try:
+            self._thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
     def now(self) -> float:
         """Seconds since the command began."""
