@@ -1,0 +1,105 @@
+"""Fixtures for all tests, and the check that says what this machine lacks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .support.targets import Target, TargetBuilder, start_target
+
+_PACKAGES = {
+    "gcc": "gcc",
+    "gdb": "gdb",
+    "gcore": "gdb",
+    "lldb": "lldb",
+    "eu-readelf": "elfutils",
+    "eu-stack": "elfutils",
+    "eu-unstrip": "elfutils",
+    "readelf": "binutils",
+    "zstd": "zstd",
+    "jhsdb": "openjdk-17-jdk-headless",
+    "javac": "openjdk-17-jdk-headless",
+    "tmux": "tmux",
+}
+"""Program -> Debian package."""
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*programs): skip where a program is not installed; in CI that fails")
+    config.addinivalue_line("markers", "live: traces other processes, which takes root")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    missing = sorted(name for name in _PACKAGES if shutil.which(name) is None)
+    lines = []
+    if missing:
+        packages = " ".join(sorted({_PACKAGES[name] for name in missing}))
+        lines.append(f"missing: {', '.join(missing)}; their tests are skipped. apt install {packages}")
+    if os.geteuid() != 0:
+        lines.append("not root: the tests that dump live processes are skipped")
+    return lines
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    missing: dict[str, str] = {}
+    for item in items:
+        for marker in item.iter_markers("needs"):
+            for name in marker.args:
+                if shutil.which(name) is None:
+                    missing[name] = _PACKAGES.get(name, name)
+                    item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
+        if item.get_closest_marker("live") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="only root may dump any process"))
+    if missing and _in_ci():
+        packages = " ".join(sorted(set(missing.values())))
+        raise pytest.UsageError(
+            f"CI must run every test; missing: {', '.join(sorted(missing))}: apt install {packages}"
+        )
+    if _in_ci() and os.geteuid() != 0:
+        raise pytest.UsageError("CI must run every test; the live ones need root")
+
+
+@pytest.fixture(scope="session")
+def build_target() -> Iterator[TargetBuilder]:
+    """Compiles tests/targets/NAME.c once; returns the path of the program, which every user may run."""
+    folder = Path(tempfile.mkdtemp(prefix="corepipe-targets-"))
+    folder.chmod(0o755)
+    yield TargetBuilder(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder in which every user may write."""
+    folder = Path(tempfile.mkdtemp(prefix="corepipe-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def spawn_target(build_target: TargetBuilder, tmp_path: Path) -> Iterator[Callable[..., Target]]:
+    """spawn_target(name, *arguments, **options) starts a compiled target; it is ready on return and ended afterwards.
+
+    Options are those of support.targets.start_target and subprocess.Popen.
+    """
+    started: list[Target] = []
+
+    def spawn(name: str, *arguments: object, **options: object) -> Target:
+        command = [build_target(name), *(str(argument) for argument in arguments)]
+        target = start_target(command, tmp_path, **options)  # type: ignore[arg-type]
+        started.append(target)
+        return target
+
+    yield spawn
+    for target in started:
+        target.end()

@@ -1,0 +1,43 @@
+"""The promise that the target is safe, as assertions."""
+
+from __future__ import annotations
+
+from . import proc
+from .targets import Fingerprint, Target
+from .waiting import eventually
+
+
+def assert_running(pid: int) -> None:
+    """Nobody traces the process and none of its threads is stopped."""
+    eventually(f"nobody traces process {pid}", lambda: not proc.tracers(pid))
+    eventually(
+        f"no thread of process {pid} is stopped",
+        lambda: not set(proc.thread_states(pid).values()) & {"t", "T", "Z", "X"},
+    )
+
+
+def assert_counter_moves(target: Target) -> None:
+    before = target.counter
+    eventually("the target's counter moves", lambda: target.counter > before)
+
+
+def assert_target_untouched(target: Target, before: Fingerprint) -> None:
+    """The target runs, untraced, with the descriptors it had, no signal, no child and nothing new in its session."""
+    assert target.process.poll() is None, f"the target ended with {target.process.returncode}"
+    assert_running(target.pid)
+    if target.state is not None:
+        assert_counter_moves(target)
+        assert target.failures == 0
+    after = target.fingerprint()
+    assert after.signals == before.signals
+    assert after.descriptors == before.descriptors
+    assert after.children == before.children
+    assert after.session == before.session
+
+
+def assert_still_stopped(target: Target, before: Fingerprint) -> None:
+    """As assert_target_untouched for a target that SIGSTOP held all the time."""
+    assert target.process.poll() is None
+    eventually("nobody traces the target", lambda: not proc.tracers(target.pid))
+    eventually("it is stopped as before", lambda: set(proc.thread_states(target.pid).values()) == {"T"})
+    assert target.fingerprint() == before

@@ -1,0 +1,188 @@
+"""Cores as pyelftools reads them: an independent look at what was written."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elftools.elf.elffile import ELFFile
+
+from . import proc
+
+NT_PRSTATUS, NT_FPREGSET, NT_PRPSINFO, NT_AUXV = 1, 2, 3, 6
+NT_SIGINFO, NT_FILE = 0x53494749, 0x46494C45
+NT_X86_XSTATE, NT_X86_XSAVE_LAYOUT = 0x202, 0x205
+_NUMBERS = {
+    "NT_PRSTATUS": NT_PRSTATUS,
+    "NT_FPREGSET": NT_FPREGSET,
+    "NT_PRPSINFO": NT_PRPSINFO,
+    "NT_AUXV": NT_AUXV,
+    "NT_SIGINFO": NT_SIGINFO,
+    "NT_FILE": NT_FILE,
+    "NT_X86_XSTATE": NT_X86_XSTATE,
+}
+PATTERN_STEP, PATTERN_START = 0x9E3779B97F4A7C15, 0x1234567
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One PT_LOAD."""
+
+    address: int
+    memory_bytes: int
+    file_bytes: int
+    offset: int
+    flags: int
+    align: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """owner, type and raw descriptor; parsed is what pyelftools made of it."""
+
+    owner: str
+    type: int
+    data: bytes
+    parsed: Any
+
+    @property
+    def kind(self) -> tuple[str, int, int]:
+        return self.owner, self.type, len(self.data)
+
+
+class Core:
+    """A core file, read once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            self.type = elf["e_type"]
+            self.machine = elf["e_machine"]
+            self.header_bytes = elf["e_ehsize"] + elf.num_segments() * elf["e_phentsize"]
+            self.segments: list[Segment] = []
+            self.notes: list[Note] = []
+            for segment in elf.iter_segments():
+                header = segment.header
+                if header.p_type == "PT_LOAD":
+                    self.segments.append(
+                        Segment(
+                            header.p_vaddr,
+                            header.p_memsz,
+                            header.p_filesz,
+                            header.p_offset,
+                            header.p_flags,
+                            header.p_align,
+                        )
+                    )
+                elif header.p_type == "PT_NOTE":
+                    self.notes_offset, self.notes_bytes = header.p_offset, header.p_filesz
+                    for note in segment.iter_notes():
+                        kind = note.n_type
+                        number = kind if isinstance(kind, int) else _NUMBERS[kind]
+                        self.notes.append(Note(note.n_name, number, bytes(note.n_descdata), note.n_desc))
+
+    def notes_of(self, kind: int) -> list[Note]:
+        return [note for note in self.notes if note.type == kind]
+
+    def note(self, kind: int) -> Note:
+        (note,) = self.notes_of(kind)
+        return note
+
+    @property
+    def thread_ids(self) -> list[int]:
+        """pr_pid of every NT_PRSTATUS, in order."""
+        return [struct.unpack_from("<i", note.data, 32)[0] for note in self.notes_of(NT_PRSTATUS)]
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(segment.file_bytes for segment in self.segments)
+
+    def segment_at(self, address: int) -> Segment:
+        for segment in self.segments:
+            if segment.address <= address < segment.address + segment.memory_bytes:
+                return segment
+        raise LookupError(f"no segment holds {address:#x}")
+
+    def holds(self, address: int) -> bool:
+        """Whether the byte is in the file."""
+        try:
+            segment = self.segment_at(address)
+        except LookupError:
+            return False
+        return address < segment.address + segment.file_bytes
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes at an address, from as many segments as it takes; LookupError where they are not in the file."""
+        pieces = []
+        with self.path.open("rb") as file:
+            while length:
+                segment = self.segment_at(address)
+                inside = address - segment.address
+                step = min(length, segment.file_bytes - inside)
+                if step <= 0:
+                    raise LookupError(f"{address:#x} is not in the file")
+                file.seek(segment.offset + inside)
+                piece = file.read(step)
+                assert len(piece) == step, "the core is cut short"
+                pieces.append(piece)
+                address += step
+                length -= step
+        return b"".join(pieces)
+
+    def pieces(self, size: int = 1 << 22) -> Iterator[tuple[int, bytes]]:
+        """Yield (address, bytes) for everything in the file."""
+        with self.path.open("rb") as file:
+            for segment in self.segments:
+                file.seek(segment.offset)
+                done = 0
+                while done < segment.file_bytes:
+                    piece = file.read(min(size, segment.file_bytes - done))
+                    assert piece, "the core is cut short"
+                    yield segment.address + done, piece
+                    done += len(piece)
+
+
+def assert_well_formed(core: Core) -> None:
+    """What every reader takes for granted, and that the file ends where the last segment ends."""
+    assert core.type == "ET_CORE"
+    addresses = [segment.address for segment in core.segments]
+    assert addresses == sorted(addresses)
+    assert core.notes_offset == core.header_bytes
+    offset = (core.notes_offset + core.notes_bytes + 4095) // 4096 * 4096
+    end_of_last = 0
+    for segment in core.segments:
+        assert segment.offset == offset
+        assert segment.offset % 4096 == 0
+        assert segment.file_bytes <= segment.memory_bytes
+        assert segment.address >= end_of_last
+        offset += segment.file_bytes
+        end_of_last = segment.address + segment.memory_bytes
+    assert core.size == offset
+    threads = core.notes_of(NT_PRSTATUS)
+    assert len(threads) == len(core.notes_of(NT_FPREGSET))
+    assert len(set(core.thread_ids)) == len(threads) > 0
+
+
+def assert_same_as_memory(core: Core, pid: int) -> int:
+    """Compare every byte in the file with /proc/PID/mem; return how many bytes were compared."""
+    compared = 0
+    for address, piece in core.pieces():
+        memory = proc.read_memory(pid, address, len(piece))
+        if piece != memory:
+            first = next(index for index in range(len(piece)) if piece[index] != memory[index])
+            raise AssertionError(f"the core differs from the process at {address + first:#x}")
+        compared += len(piece)
+    assert compared == core.data_bytes
+    return compared
+
+
+def pattern(length: int, first_word: int = 0) -> bytes:
+    """What targets/target.h fills its areas with, made anew from the formula."""
+    words = range(first_word, first_word + length // 8)
+    mask = (1 << 64) - 1
+    return struct.pack(f"<{len(words)}Q", *((index * PATTERN_STEP + PATTERN_START) & mask for index in words))

@@ -1,0 +1,56 @@
+/* Nine threads, each parked in a function of its own, and 64 MiB (argv[1] bytes) whose content tells its place. */
+#include "target.h"
+
+int known_value = 424242;
+char known_text[] = "corepipe was here";
+
+static int quiet_pipe[2]; /* nobody ever writes to it */
+static pthread_barrier_t all_parked;
+
+#define PARKED(name)                                            \
+    __attribute__((noinline)) void park_##name(void)            \
+    {                                                           \
+        char byte;                                              \
+        for (;;)                                                \
+            if (read(quiet_pipe[0], &byte, 1) == 0)             \
+                abort();                                        \
+    }                                                           \
+    static void *thread_##name(void *unused)                    \
+    {                                                           \
+        (void)unused;                                           \
+        prctl(PR_SET_NAME, #name);                              \
+        pthread_barrier_wait(&all_parked);                      \
+        park_##name();                                          \
+        return NULL;                                            \
+    }
+
+PARKED(one)
+PARKED(two)
+PARKED(three)
+PARKED(four)
+PARKED(five)
+PARKED(six)
+PARKED(seven)
+PARKED(eight)
+
+int main(int argc, char **argv)
+{
+    void *(*bodies[])(void *) = {thread_one, thread_two, thread_three, thread_four,
+                                 thread_five, thread_six, thread_seven, thread_eight};
+    target_begin();
+    if (pipe(quiet_pipe))
+        die("pipe");
+    pthread_barrier_init(&all_parked, NULL, 9);
+    for (int i = 0; i < 8; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, bodies[i], NULL))
+            die("pthread_create");
+    }
+    size_t bytes = argc > 1 ? strtoul(argv[1], NULL, 0) : 64UL << 20;
+    void *area = map_anonymous(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    fill_pattern(area, bytes);
+    pthread_barrier_wait(&all_parked);
+    fact("area=%p\narea_bytes=%zu\n", area, bytes);
+    target_ready();
+    beat_forever();
+}
