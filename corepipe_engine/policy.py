@@ -9,10 +9,12 @@ from __future__ import annotations
 import bisect
 import enum
 import fnmatch
+import mmap
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .elf import round_up
 from .errors import UsageError
 from .regions import Region, RegionKind
 
@@ -141,7 +143,10 @@ _RANGE = re.compile(r"(?:0x)?([0-9a-fA-F]+)-(?:0x)?([0-9a-fA-F]+)")
 
 
 def parse_selector(text: str) -> Selector:
-    """Return the selector for START-END (hexadecimal addresses), a kind's name, or a path glob. Errors: UsageError."""
+    """Return the selector for START-END (hexadecimal addresses), a kind's name, or a path glob. Errors: UsageError.
+
+    A range is widened to whole pages: a segment begins on a page, and the kernel counts touched memory in pages.
+    """
     for kind in RegionKind:
         if text == kind.value:
             return Selector(text, kind=kind)
@@ -150,7 +155,7 @@ def parse_selector(text: str) -> Selector:
         start, end = int(match[1], 16), int(match[2], 16)
         if start >= end:
             raise UsageError(f"the address range {text} is empty", "give it as START-END in hexadecimal")
-        return Selector(text, start=start, end=end)
+        return Selector(text, start=start // mmap.PAGESIZE * mmap.PAGESIZE, end=round_up(end, mmap.PAGESIZE))
     if "/" in text or "*" in text or "?" in text or text.startswith("["):
         pattern = fnmatch.translate(text if not text.startswith("[") else "[[]" + text[1:])
         # a byte-wise copy of the pattern: paths are bytes, and need not be valid in any encoding

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+_PAGE = mmap.PAGESIZE
 DELETED_SUFFIX = b" (deleted)"
 _SHMEM_PREFIXES = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero")
 
@@ -92,12 +94,14 @@ class Region:
         return self.path if self.path.startswith(b"/") else b"/dev/zero (deleted)"
 
     def piece(self, start: int, end: int) -> Region:
-        """Return the part [start, end) of this mapping; its counts are in proportion."""
-        share = (end - start) / self.size
-        page = 4096
+        """Return the part [start, end) of this mapping; its counts are in proportion.
+
+        They are rounded up: a piece of a mapping that has pages must never pass for one that was never touched.
+        """
 
         def part(count: int) -> int:
-            return min(int(count * share) // page * page, end - start)
+            share = -(-count * (end - start) // (self.size * _PAGE)) * _PAGE
+            return min(share, end - start)
 
         return replace(
             self,
