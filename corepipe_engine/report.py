@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -68,19 +70,46 @@ class Report:
     def write(self, path: str) -> None:
         """Write the report as JSON, readable by its owner alone. An existing file is replaced, a link never followed.
 
-        Errors: DumpFailedError.
+        A device or a FIFO is written to and stays what it is. Errors: DumpFailedError.
         """
         import json
 
-        temporary = f"{path}.{os.getpid()}.tmp"
+        data = (json.dumps(self.to_dict(), indent=2) + "\n").encode("ascii")
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=2)
-                file.write("\n")
-            os.replace(temporary, path)
+            if _special(path):
+                _write(path, os.O_NOCTTY | os.O_NONBLOCK, data)  # a FIFO without a reader is an error, not a wait
+            else:
+                _replace(path, data)
         except OSError as error:
             raise DumpFailedError(f"cannot write the report {path}: {error.strerror}") from error
+
+
+def _special(path: str) -> bool:
+    """Return whether path leads to something that is no regular file, and must not be replaced by one."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _replace(path: str, data: bytes) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)  # of an earlier command with our pid
+    try:
+        _write(temporary, os.O_CREAT | os.O_EXCL, data)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _write(path: str, flags: int, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    os.set_blocking(fd, True)
+    with open(fd, "wb") as file:
+        file.write(data)
 
 
 def omitted_by_reason(plan: DumpPlan) -> dict[str, tuple[int, int]]:
