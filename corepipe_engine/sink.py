@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import pwd
+import select
 import shutil
 import signal
 import stat
@@ -25,6 +26,7 @@ from .errors import SinkError, UsageError
 PIPE_BYTES = 1 << 20
 _STDERR_TAIL = 8192
 _KILL_GRACE_SECONDS = 2.0
+_LEAVE_SECONDS = 1.0
 _DUMP_UMASK = 0o077
 
 
@@ -199,16 +201,29 @@ class CommandSink:
         return True
 
     def abort(self) -> None:
-        """Terminate the command with all its stages, by force after two seconds; the pipe is closed last."""
-        deadline = time.monotonic() + _KILL_GRACE_SECONDS
-        number = signal.SIGTERM
-        while not self.poll():
-            for pid in (*_descendants(self._process.pid), self._process.pid):
-                with contextlib.suppress(OSError):
-                    os.kill(pid, number)
-            if time.monotonic() >= deadline:
-                number = signal.SIGKILL
-            time.sleep(0.01)
+        """Terminate the command with all its stages, by force after two seconds; the pipe is closed last.
+
+        A stage that outlives the shell is waited for as well: it must not take the closed pipe for the end of a whole
+        core. One that we may not kill is left after three seconds.
+        """
+        stages: dict[int, int] = {}  # pid -> pidfd of what has not ended yet
+        begun = time.monotonic()
+        try:
+            while not self.poll() or stages:
+                _note_stages(self._process.pid, stages)
+                waited = time.monotonic() - begun
+                number = signal.SIGTERM if waited < _KILL_GRACE_SECONDS else signal.SIGKILL
+                for pidfd in stages.values():
+                    with contextlib.suppress(OSError):
+                        signal.pidfd_send_signal(pidfd, number)
+                if self.status is None:
+                    self._process.send_signal(number)
+                elif waited >= _KILL_GRACE_SECONDS + _LEAVE_SECONDS:
+                    break
+                _forget_ended(stages, 0.01)
+        finally:
+            for pidfd in stages.values():
+                os.close(pidfd)
         self.close()
 
 
@@ -250,6 +265,23 @@ def _descendants(pid: int) -> Iterator[int]:
     for child in children:
         yield from _descendants(child)
         yield child
+
+
+def _note_stages(pid: int, stages: dict[int, int]) -> None:
+    """Add the processes below pid that are not in stages yet."""
+    for stage in _descendants(pid):
+        if stage not in stages:
+            with contextlib.suppress(OSError):
+                stages[stage] = os.pidfd_open(stage)
+
+
+def _forget_ended(stages: dict[int, int], seconds: float) -> None:
+    """Wait a moment, then drop the processes that have ended."""
+    time.sleep(seconds)
+    for pid, pidfd in list(stages.items()):
+        if select.select([pidfd], [], [], 0)[0]:
+            os.close(pidfd)
+            del stages[pid]
 
 
 def describe_status(status: int) -> str:
