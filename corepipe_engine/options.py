@@ -165,7 +165,7 @@ def to_arguments(options: DumpOptions) -> list[str]:
     if options.mode is not ModeChoice.AUTO:
         arguments += ["--mode", options.mode.value]
     if options.max_stop is not None:
-        arguments += ["--max-stop", f"{options.max_stop:g}"]
+        arguments += ["--max-stop", repr(options.max_stop)]
     if options.policy.preset is not Preset.KERNEL:
         arguments += ["--preset", options.policy.preset.value]
     if options.policy.filter_bits is not None:
