@@ -73,8 +73,13 @@ def in_session(session: int) -> set[int]:
     return found
 
 
-def rss_bytes(pid: int) -> int:
-    return int(status_field(pid, "VmRSS").split()[0]) * 1024
+def memory_fields(pid: int) -> dict[str, int]:
+    """What the process itself pays for, in bytes: its own pages, swap and page tables.
+
+    Pages of files and of the vDSO, which belong to all, may become mapped when they are read.
+    """
+    names = ("RssAnon", "VmSwap", "VmPTE", "VmSize")
+    return {name: int(status_field(pid, name).split()[0]) * 1024 for name in names}
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes:

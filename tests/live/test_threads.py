@@ -1,0 +1,53 @@
+"""Threads that never sleep, and threads that come and go: dump after dump is good."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..support.checks import assert_counter_moves, assert_target_untouched
+from ..support.cores import Core, assert_well_formed
+from ..support.engine import run_corepipe
+from ..support.proc import tids
+from ..support.readers import run_gdb
+
+pytestmark = pytest.mark.live
+DUMPS_OF_EACH_MODE = 25
+
+
+@pytest.mark.parametrize("mode", ["direct", "buffer"])
+def test_dumps_of_16_spinning_threads_are_all_good(spawn_target, tmp_path, mode):
+    target = spawn_target("spin", 16)
+    before = target.fingerprint()
+    for _ in range(DUMPS_OF_EACH_MODE):
+        run_corepipe(target.pid, "--mode", mode, output=tmp_path / "core")
+        core = Core(tmp_path / "core")
+        assert_well_formed(core)
+        assert core.thread_ids == tids(target.pid)
+        assert_counter_moves(target)
+    assert_target_untouched(target, before)
+
+
+@pytest.mark.parametrize("mode", ["direct", "buffer"])
+def test_dumps_of_a_process_that_keeps_creating_and_ending_threads_are_all_good(spawn_target, tmp_path, mode):
+    target = spawn_target("churn")
+    before = target.fingerprint()
+    for _ in range(DUMPS_OF_EACH_MODE):
+        report = tmp_path / "report.json"
+        outcome = run_corepipe(target.pid, "--mode", mode, "--report", report, output=tmp_path / "core")
+        core = Core(tmp_path / "core")
+        assert_well_formed(core)
+        assert outcome.report(report)["threads"] == len(core.thread_ids) >= 4
+        assert core.thread_ids[0] == target.pid
+        assert_counter_moves(target)
+    assert_target_untouched(target, before)
+
+
+@pytest.mark.needs("gdb")
+@pytest.mark.parametrize(("program", "function"), [("spin", "spin"), ("churn", "churn")])
+def test_gdb_unwinds_every_thread_of_a_busy_process(spawn_target, build_target, tmp_path, program, function):
+    target = spawn_target(program)
+    run_corepipe(target.pid, output=tmp_path / "core")
+    reading = run_gdb(build_target(program), tmp_path / "core", "thread apply all bt")
+    threads = len(Core(tmp_path / "core").thread_ids)
+    assert reading.out.count("\nThread ") == threads
+    assert reading.out.count(f" {function} (") >= (16 if program == "spin" else 4)
