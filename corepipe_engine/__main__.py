@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -68,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         from .reporter import printable
 
         hint = f"  try: {printable(error.hint)}\n" if error.hint else ""
-        sys.stderr.write(f"corepipe: {printable(error.message)}\n{hint}")
+        if sys.stderr is not None:
+            sys.stderr.write(f"corepipe: {printable(error.message)}\n{hint}")
         return int(error.exit_code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
@@ -93,6 +95,7 @@ def _main(arguments: list[str] | None) -> int:
 
     _check_output(options.pipe)
     _check_events_fd(options.events_fd)
+    _open_standard_descriptors()
     invoker = None if options.pipe_as_root or options.pipe is None else sudo_invoker()
     verbosity = -1 if options.quiet else int(options.verbose)
     reporter = Reporter(Console(2, verbosity), options.events_fd)
@@ -129,17 +132,23 @@ def _check_events_fd(fd: int) -> None:
     os.set_inheritable(fd, False)
 
 
+def _open_standard_descriptors() -> None:
+    """Let /dev/null stand in for standard descriptors that are closed.
+
+    Else a pipe of ours would take their numbers, be inherited by the pipe command, and never reach its end.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def run() -> None:
     """Entry point that never waits for a thread stuck in a dead pipe: the target runs by now."""
     code = main()
-    try:
-        sys.stdout.flush()
-    except OSError:
-        pass
-    try:
-        sys.stderr.flush()
-    except OSError:
-        pass
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # None where the descriptor was closed when Python started
+            with contextlib.suppress(OSError):
+                stream.flush()
     os._exit(code)
 
 
