@@ -185,7 +185,7 @@ class ProcessHandle(ProcDir):
             self.pidfd = os.pidfd_open(pid)
         except OSError as error:
             self.close()
-            if error.errno == errno.EINVAL:
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # ENOENT from Linux 6.16 on
                 raise NoSuchProcessError(
                     f"{pid} is a thread, not a process", "ps -eLf | less   # PID, not LWP"
                 ) from error
