@@ -46,6 +46,10 @@ class Inspection:
         """Size of the core if the process stayed as it is."""
         return self.plan.total_bytes
 
+    def stop_for(self, read_bytes: int) -> float:
+        """Return the estimated stop in seconds if that many bytes of memory were chosen."""
+        return self.stop_seconds + (read_bytes - self.plan.read_bytes) * _COPY_SECONDS_PER_BYTE
+
 
 def open_target(pid: int) -> ProcessHandle:
     """Return a handle of a process that can be dumped, as far as its status tells. Errors name what forbids it."""
@@ -213,6 +217,12 @@ def estimate_stop(vm_pte: int, threads: int, copied_bytes: int) -> float:
     """Return the stop in seconds that a snapshot should need: page tables to copy, threads, bytes copied inside it."""
     fork = vm_pte * _FORK_SECONDS_PER_PTE_BYTE
     return _FIXED_SECONDS + fork + threads * _SECONDS_PER_THREAD + copied_bytes * _COPY_SECONDS_PER_BYTE
+
+
+def rough_estimate(status: TaskStatus) -> tuple[int, float]:
+    """Return (bytes of the core, seconds of the stop) from a status file alone: for lists of many processes."""
+    core_bytes = status.rss_anonymous + status.rss_shmem + status.vm_swap
+    return core_bytes, core_bytes * _COPY_SECONDS_PER_BYTE + status.threads * _SECONDS_PER_THREAD
 
 
 def current_stack_pointers(process: ProcDir, tids: Sequence[int]) -> Iterator[int]:

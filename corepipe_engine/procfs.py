@@ -70,6 +70,8 @@ class TaskStatus:
     signals_pending: int
     signals_shared_pending: int
     signals_blocked: int
+    rss_anonymous: int = 0
+    rss_shmem: int = 0
 
 
 def translate_error(error: OSError, pid: int, what: str) -> CorepipeError:
@@ -321,6 +323,8 @@ def parse_status(text: bytes) -> TaskStatus:
         signals_pending=_status_number(fields, b"SigPnd", 16),
         signals_shared_pending=_status_number(fields, b"ShdPnd", 16),
         signals_blocked=_status_number(fields, b"SigBlk", 16),
+        rss_anonymous=_status_number(fields, b"RssAnon") * 1024,
+        rss_shmem=_status_number(fields, b"RssShmem") * 1024,
     )
 
 
