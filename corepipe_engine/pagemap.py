@@ -114,10 +114,11 @@ class Pagemap:
             found = fcntl.ioctl(self._fd, PAGEMAP_SCAN, argument)
             for index in range(0, found * 3, 3):
                 _append(runs, vector[index], vector[index + 1])
-            walked = _SCAN_ARG.unpack(argument)[4]
-            if walked <= start:
+            # Only a full vector ends the walk early. Else all was walked, whatever walk_end says: the kernel walks in
+            # steps of 512 regions, and leaves there the end of the last full one (fs/proc/task_mmu.c do_pagemap_scan).
+            if found < _VECTOR_LENGTH:
                 break
-            start = walked
+            start = max(_SCAN_ARG.unpack(argument)[4], vector[3 * found - 2])
 
     def _read(self, start: int, end: int, runs: array[int]) -> None:
         entry = 8
