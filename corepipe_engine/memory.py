@@ -12,6 +12,7 @@ import ctypes
 import errno
 import mmap
 import os
+import threading
 from array import array
 from collections.abc import Callable
 from typing import Protocol
@@ -212,18 +213,25 @@ class CopiedMemory:
             total += length
         self._offsets = offsets
         self._buffer = buffer
+        self._lock = threading.Lock()
+        self._closed = False
         self.unreadable: list[tuple[int, int]] = []
 
     def close(self) -> None:
-        """Give the memory back."""
-        self._buffer.close()
+        """Give the memory back; waits for a read in another thread to end."""
+        with self._lock:
+            self._closed = True
+            self._buffer.close()
 
     def read(self, ranges: array[int], buffer: Buffer, places: array[int]) -> None:
-        """See MemoryReader.read. Every range must lie in one that was copied: LookupError else."""
-        for index in range(0, len(ranges), 2):
-            address, length = ranges[index], ranges[index + 1]
-            at = bisect.bisect_right(self._starts, address) - 1
-            if at < 0 or address + length > self._starts[at] + self._lengths[at]:
-                raise LookupError(f"{address:#x} was not copied")
-            source = self._buffer.address + self._offsets[at] + address - self._starts[at]
-            ctypes.memmove(buffer.address + places[index], source, length)
+        """See MemoryReader.read. Every range must lie in one that was copied: LookupError else, and once closed."""
+        with self._lock:
+            if self._closed:
+                raise LookupError("the copy is closed")
+            for index in range(0, len(ranges), 2):
+                address, length = ranges[index], ranges[index + 1]
+                at = bisect.bisect_right(self._starts, address) - 1
+                if at < 0 or address + length > self._starts[at] + self._lengths[at]:
+                    raise LookupError(f"{address:#x} was not copied")
+                source = self._buffer.address + self._offsets[at] + address - self._starts[at]
+                ctypes.memmove(buffer.address + places[index], source, length)

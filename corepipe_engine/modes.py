@@ -115,8 +115,12 @@ def buffer(context: Context) -> Iterator[Captured]:
             freeze.clock.step("copy")
         memory = CopiedMemory(plan.reads, store)
         memory.unreadable = unreadable
+        store = None  # the reader's from here on: a stream that is broken off may be in the middle of a read
         context.phase(Phase.STREAM)
-        yield Captured(plan, notes, threads, memory)
+        try:
+            yield Captured(plan, notes, threads, memory)
+        finally:
+            memory.close()
     finally:
         if store is not None:
             store.close()
