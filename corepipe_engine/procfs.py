@@ -18,7 +18,7 @@ from .regions import Region, classify
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _READ_SIZE = 1 << 20
 
-_MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4,5}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *([^\n]*)")
+_MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ([!-~]{4,5}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *([^\n]*)")
 _SMAPS_BLOCK = re.compile(
     rb"^([0-9a-f]+-[0-9a-f]+ [^\n]*)\n((?:[A-Z]\w*: [^\n]*\n)*?)(?:VmFlags:([^\n]*)\n)", re.MULTILINE
 )
@@ -187,7 +187,7 @@ class ProcessHandle(ProcDir):
             self.pidfd = os.pidfd_open(pid)
         except OSError as error:
             self.close()
-            if error.errno in (errno.EINVAL, errno.ENOENT):  # ENOENT from Linux 6.16 on
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # newer kernels say ENOENT
                 raise NoSuchProcessError(
                     f"{pid} is a thread, not a process", "ps -eLf | less   # PID, not LWP"
                 ) from error
@@ -206,6 +206,10 @@ class ProcessHandle(ProcDir):
         if getattr(self, "pidfd", -1) >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+def _not_understood(name: str, text: bytes) -> DumpFailedError:
+    return DumpFailedError(f"cannot understand /proc/PID/{name}: {text[:200]!r}")
 
 
 def _chunks(fd: int) -> Iterator[bytes]:
@@ -236,7 +240,7 @@ class _Interner:
     def region(self, line: bytes, flags: frozenset[str], counts: dict[bytes, int]) -> Region:
         match = _MAPS_LINE.fullmatch(line)
         if match is None:
-            raise DumpFailedError(f"cannot understand a line of /proc/PID/maps: {line[:200]!r}")
+            raise _not_understood("maps", line)
         start, end, perms, offset, dev, inode, path = match.groups()
         path = self._paths.setdefault(path, path)
         if b"\\012" in path:  # the only byte that the kernel escapes (seq_file_path, "\n")
@@ -297,6 +301,13 @@ def parse_status(text: bytes) -> TaskStatus:
         name, separator, value = line.partition(b":")
         if separator:
             fields.setdefault(name, value.strip(b"\t "))
+    try:
+        return _task_status(fields)
+    except ValueError as error:
+        raise _not_understood("status", text) from error
+
+
+def _task_status(fields: dict[bytes, bytes]) -> TaskStatus:
     uids = _status_numbers(fields, b"Uid") or (0, 0)
     gids = _status_numbers(fields, b"Gid") or (0,)
     state = fields.get(b"State", b"?").decode("ascii", "replace")[:1]
@@ -332,23 +343,24 @@ def parse_stat(text: bytes) -> TaskStat:
     """Return the record of a stat file. The name may hold spaces, newlines and `)`: the last `)` ends it."""
     opening, closing = text.find(b"("), text.rfind(b")")
     fields = text[closing + 2 :].split()
-    if opening < 0 or closing < opening or len(fields) < 20:
-        raise DumpFailedError(f"cannot understand /proc/PID/stat: {text[:200]!r}")
-    return TaskStat(
-        pid=int(text[:opening]),
-        comm=text[opening + 1 : closing],
-        state=fields[0].decode("ascii", "replace"),
-        ppid=int(fields[1]),
-        pgrp=int(fields[2]),
-        session=int(fields[3]),
-        flags=int(fields[6]),
-        utime_ticks=int(fields[11]),
-        stime_ticks=int(fields[12]),
-        cutime_ticks=int(fields[13]),
-        cstime_ticks=int(fields[14]),
-        nice=int(fields[16]),
-        start_time_ticks=int(fields[19]),
-    )
+    try:
+        return TaskStat(
+            pid=int(text[: max(opening, 0)]),
+            comm=text[opening + 1 : closing],
+            state=fields[0].decode("ascii", "replace"),
+            ppid=int(fields[1]),
+            pgrp=int(fields[2]),
+            session=int(fields[3]),
+            flags=int(fields[6]),
+            utime_ticks=int(fields[11]),
+            stime_ticks=int(fields[12]),
+            cutime_ticks=int(fields[13]),
+            cstime_ticks=int(fields[14]),
+            nice=int(fields[16]),
+            start_time_ticks=int(fields[19]),
+        )
+    except (ValueError, IndexError) as error:
+        raise _not_understood("stat", text) from error
 
 
 def parse_auxv(raw: bytes, word_size: int) -> dict[int, int]:
@@ -375,7 +387,10 @@ def mem_available() -> int:
 def map_id(id_map: bytes, outer_id: int) -> int:
     """Return a user or group id as the owner of that uid_map or gid_map sees it; 65534 where it is not mapped."""
     for line in id_map.splitlines():
-        inner, outer, count = (int(word) for word in line.split())
+        try:
+            inner, outer, count = (int(word) for word in line.split())
+        except ValueError as error:
+            raise _not_understood("uid_map", id_map) from error
         if outer <= outer_id < outer + count:
             return inner + outer_id - outer
     return 65534
