@@ -1,0 +1,106 @@
+"""options.py: what the user interface passes to the engine is what the person chose."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corepipe_engine.errors import UsageError
+from corepipe_engine.options import (
+    ArgumentParser,
+    DumpOptions,
+    Holes,
+    ModeChoice,
+    Shared,
+    add_dump_options,
+    options_from,
+    to_arguments,
+)
+from corepipe_engine.policy import ALL_BITS, Policy, Preset, parse_selector
+from corepipe_engine.regions import RegionKind
+
+
+def parse(arguments: list[str]) -> DumpOptions:
+    parser = ArgumentParser(prog="corepipe", allow_abbrev=False)
+    add_dump_options(parser)
+    return options_from(parser.parse_args(arguments))
+
+
+selectors = st.one_of(
+    st.sampled_from([kind.value for kind in RegionKind]),
+    st.tuples(st.integers(0, 1 << 47), st.integers(1, 1 << 40)).map(lambda pair: f"{pair[0]:x}-{sum(pair):x}"),
+    st.text(st.characters(exclude_characters=",", exclude_categories=["Cs"]), max_size=20).map(lambda text: "/" + text),
+).map(parse_selector)
+dump_options = st.builds(
+    DumpOptions,
+    mode=st.sampled_from(list(ModeChoice)),
+    max_stop=st.one_of(st.none(), st.floats(min_value=0, max_value=1e9, exclude_min=True, allow_subnormal=False)),
+    policy=st.builds(
+        Policy,
+        preset=st.sampled_from(list(Preset)),
+        filter_bits=st.one_of(st.none(), st.integers(0, ALL_BITS)),
+        rules=st.lists(st.tuples(st.booleans(), selectors), max_size=4).map(tuple),
+    ),
+    holes=st.sampled_from(list(Holes)),
+    shared=st.sampled_from(list(Shared)),
+)
+
+
+@given(dump_options)
+def test_options_survive_the_way_through_a_command_line(options: DumpOptions) -> None:
+    assert parse(to_arguments(options)) == options
+
+
+def test_defaults_are_left_out() -> None:
+    assert to_arguments(DumpOptions()) == []
+    assert parse([]) == DumpOptions()
+
+
+def test_rules_keep_their_order_and_may_be_comma_separated() -> None:
+    options = parse(["--exclude", "anon,heap", "--include", "/bin/*", "--exclude", "file"])
+    assert [(include, selector.text) for include, selector in options.policy.rules] == [
+        (False, "anon"),
+        (False, "heap"),
+        (True, "/bin/*"),
+        (False, "file"),
+    ]
+
+
+def test_one_command_line_leaves_nothing_to_the_next() -> None:
+    parser = ArgumentParser(prog="corepipe", allow_abbrev=False)
+    add_dump_options(parser)
+    parser.parse_args(["--exclude", "anon"])
+    assert options_from(parser.parse_args([])).policy.rules == ()
+
+
+@pytest.mark.parametrize("text", ["33", "0x33", "1ff", "0"])
+def test_filter_is_hexadecimal(text: str) -> None:
+    assert parse(["--filter", text]).policy.filter_bits == int(text, 16)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--filter", "200"],
+        ["--filter", "-1"],
+        ["--filter", "zz"],
+        ["--max-stop", "0"],
+        ["--max-stop", "-1"],
+        ["--max-stop", "soon"],
+        ["--max-stop", "inf"],
+        ["--max-stop", "nan"],
+        ["--mode", "fork"],
+        ["--preset", "tiny"],
+        ["--holes", "none"],
+        ["--shared", "never"],
+        ["--include", "nothing-like-it"],
+        ["--exclude", "anon,"],
+        ["--unknown"],
+        ["--mod", "direct"],
+    ],
+)
+def test_nonsense_is_a_usage_error_with_a_hint(arguments: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(arguments)
+    assert caught.value.hint
