@@ -129,6 +129,7 @@ def start_target(
     signals: str = "count",
     environment: Mapping[str, str] | None = None,
     shared_state: bool = True,
+    state_mode: int = 0o600,
     **options: object,
 ) -> Target:
     """Start a program that speaks the protocol of targets/target.h and return it once it is ready.
@@ -138,6 +139,7 @@ def start_target(
     """
     state_path = folder / f"state.{os.urandom(6).hex()}"
     state_path.write_bytes(bytes(_PAGE))
+    state_path.chmod(state_mode)
     with state_path.open("r+b") as file:
         state = mmap.mmap(file.fileno(), _PAGE) if shared_state else None
     read_end, write_end = os.pipe()
