@@ -1,0 +1,54 @@
+"""Numbers for people; humanize does the work."""
+
+from __future__ import annotations
+
+import humanize
+
+
+def size(count: float) -> str:
+    """Return bytes as 3.9 GiB."""
+    return humanize.naturalsize(count, binary=True, format="%.1f").replace(" Bytes", " B").replace(" Byte", " B")
+
+
+def exact_size(count: int) -> str:
+    """Return bytes as 3.91 GiB, and below a KiB exactly."""
+    return humanize.naturalsize(count, binary=True, format="%.2f").replace(" Bytes", " B").replace(" Byte", " B")
+
+
+def short_size(count: int) -> str:
+    """Return bytes as 3.9G, for columns; a dash for nothing."""
+    if count <= 0:
+        return "-"
+    return humanize.naturalsize(count, gnu=True, format="%.1f")
+
+
+def count(number: int) -> str:
+    """Return 4,211."""
+    return humanize.intcomma(number)
+
+
+def stop(seconds: float) -> str:
+    """Return the length of a stop: 58 ms, 1.2 s, 3 min."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "1 ms"
+    if seconds < 99.5:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min"
+
+
+def duration(seconds: float) -> str:
+    """Return an age in its two largest units: 3d 4h."""
+    seconds = int(max(seconds, 0))
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    if minutes:
+        return f"{minutes}m {seconds % 60:02d}s"
+    return f"{seconds}s"
+
+
+def rate(byte_count: float, seconds: float) -> str:
+    """Return bytes a second, a dash while there is nothing to tell."""
+    return f"{size(byte_count / seconds)}/s" if seconds > 0 and byte_count > 0 else "-"

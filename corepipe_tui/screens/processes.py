@@ -1,0 +1,364 @@
+"""Pick the process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import ClassVar
+
+from textual import events, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Footer, Input, Static
+from textual.worker import get_current_worker
+
+from corepipe_engine.errors import CorepipeError
+
+from .. import format as fmt
+from ..processes import SORT_KEYS, ProcessDetails, ProcessRow, as_tree, matches, parse_filter, read_details
+from ..widgets.listing import Cell, Column, Listing
+from .base import MUTED, CorepipeScreen
+from .regions import RegionsScreen
+
+_JUMP_SECONDS = 1.2
+_DETAILS_DELAY_SECONDS = 0.08
+_COLUMN_OF_SORT = {"time": "cpu"}
+
+TreeRow = tuple[ProcessRow, str]
+
+
+def _state(item: TreeRow) -> Cell:
+    row = item[0]
+    return f"{row.state} {'✗' if row.refusal else ' '}"
+
+
+def _command(item: TreeRow) -> Cell:
+    row, tree = item
+    word = f"({_refusal_word(row)}) " if row.refusal else ""
+    return f"{tree}{word}{row.command}"
+
+
+def _refusal_word(row: ProcessRow) -> str:
+    for words, short in (
+        ("kernel thread", "kernel thread"),
+        ("zombie", "zombie"),
+        ("itself", "corepipe itself"),
+        ("traced", "traced"),
+        ("another user", "not permitted"),
+    ):
+        if words in row.refusal:
+            return short
+    return "cannot be dumped"
+
+
+def _columns() -> list[Column[TreeRow]]:
+    return [
+        Column("pid", "PID", 7, lambda item: str(item[0].pid), right=True),
+        Column("user", "USER", 9, lambda item: item[0].user, drop=2),
+        Column("rss", "RSS", 7, lambda item: fmt.short_size(item[0].rss), right=True, drop=1),
+        Column("swap", "SWAP", 6, lambda item: fmt.short_size(item[0].swap), right=True, drop=6),
+        Column("core", "CORE~", 7, lambda item: (fmt.short_size(item[0].core_bytes), "accent"), right=True, drop=3),
+        Column("stop", "STOP~", 7, _stop, right=True, drop=4),
+        Column("threads", "THR", 5, lambda item: str(item[0].threads), right=True, drop=5),
+        Column("cpu", "CPU%", 5, lambda item: f"{item[0].cpu_percent:.0f}", right=True, drop=9),
+        Column("state", "S", 3, _state, drop=7),
+        Column("uptime", "UPTIME", 8, _uptime, right=True, drop=8),
+        Column("container", "CONTAINER", 12, lambda item: item[0].container or "-", drop=10),
+        Column("command", "COMMAND", 0, _command),
+    ]
+
+
+def _stop(item: TreeRow) -> Cell:
+    row = item[0]
+    return "-" if row.refusal else fmt.stop(row.stop_seconds)
+
+
+def _uptime(item: TreeRow) -> Cell:
+    return fmt.duration(time.time() - item[0].started)
+
+
+class ProcessScreen(CorepipeScreen):
+    """All processes, refreshed while one looks."""
+
+    HELP_TEXT = (
+        "CORE~ and STOP~ are estimates from /proc/PID/status; the next screen counts page by page.\n"
+        "Digits jump to a PID. The filter takes words of name, command, user, pid and container; !word leaves out.\n"
+        "A process that cannot be dumped is marked ✗ and dim; the panel below the list tells why, and what mends it."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Regions", id="processes.open"),
+        Binding("slash", "filter", "Filter", key_display="/", id="processes.filter"),
+        Binding("escape", "clear", "Clear filter", show=False, id="processes.clear"),
+        Binding("M", "sort('rss')", "By RSS", show=False, id="processes.by_rss"),
+        Binding("N", "sort('pid')", "By PID", show=False, id="processes.by_pid"),
+        Binding("P", "sort('cpu')", "By CPU", show=False, id="processes.by_cpu"),
+        Binding("T", "sort('time')", "By CPU time", show=False, id="processes.by_time"),
+        Binding("I", "invert", "Invert order", show=False, id="processes.invert"),
+        Binding("t", "tree", "Tree", id="processes.tree"),
+        Binding("K", "kernel", "Kernel threads", show=False, id="processes.kernel"),
+        Binding("Z", "pause", "Pause", id="processes.pause"),
+        Binding("f5", "refresh_now", "Refresh", show=False, id="processes.refresh"),
+        Binding("q", "app.quit", "Quit", id="processes.quit"),
+        Binding("ctrl+c", "app.quit", "Quit", show=False, id="processes.interrupt"),
+    ]
+
+    class Sampled(Message):
+        """A worker has read the list."""
+
+        def __init__(self, rows: list[ProcessRow]) -> None:
+            super().__init__()
+            self.rows = rows
+
+        def can_replace(self, message: Message) -> bool:
+            """Only the newest list counts."""
+            return isinstance(message, ProcessScreen.Sampled)
+
+    class Described(Message):
+        """A worker has read the details of a process."""
+
+        def __init__(self, pid: int, details: ProcessDetails | None, error: str) -> None:
+            super().__init__()
+            self.pid = pid
+            self.details = details
+            self.error = error
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[ProcessRow] = []
+        self._sort, self._descending = "rss", True
+        self._filter = ""
+        self._tree = self._kernel = self._paused = self._sampling = False
+        self._typed = ""
+        self._typed_at = 0.0
+        self._details: tuple[int, ProcessDetails | None, str] = (0, None, "")
+        self._user = f"uid {os.geteuid()}" if os.geteuid() else "root"
+
+    def compose(self) -> ComposeResult:
+        """Title, filter, list, details, keys."""
+        yield Static("", id="title", markup=False)
+        yield Input(placeholder="filter: words of name, command, user, pid, container; !word leaves out", id="filter")
+        yield Listing(
+            _columns(),
+            key=lambda item: item[0].pid,
+            dim=lambda item: bool(item[0].refusal),
+            empty="reading /proc …",
+            id="processes",
+        )
+        yield Static("", id="details", markup=False)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Read the list now, and then again and again."""
+        self.query_one("#filter").display = False
+        self._listing.focus()
+        self.action_refresh_now()
+        self.set_interval(self.corepipe.settings.refresh_seconds, self._refresh)
+
+    @property
+    def _listing(self) -> Listing[TreeRow]:
+        return self.query_one("#processes", Listing)
+
+    # the list ------------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        if not self._paused and self.is_current:
+            self.action_refresh_now()
+
+    def action_refresh_now(self) -> None:
+        """Read the list now."""
+        if not self._sampling:
+            self._sampling = True
+            self._sample()
+
+    @work(thread=True, exit_on_error=False)
+    def _sample(self) -> None:
+        try:
+            rows = self.corepipe.provider.sample()
+        except OSError:
+            rows = []
+        if not get_current_worker().is_cancelled:
+            self.post_message(self.Sampled(rows))
+
+    def on_process_screen_sampled(self, message: Sampled) -> None:
+        """Show a new list."""
+        self._sampling = False
+        if message.rows:
+            self._rows = message.rows
+            self._show()
+
+    def _show(self, *, to_top: bool = False) -> None:
+        words = parse_filter(self._filter)
+        rows = [row for row in self._rows if (self._kernel or not row.kernel) and matches(row, words)]
+        key, _ = SORT_KEYS[self._sort]
+        rows.sort(key=lambda row: row.pid)
+        rows.sort(key=key, reverse=self._descending)  # type: ignore[arg-type]
+        items = as_tree(rows) if self._tree else [(row, "") for row in rows]
+        listing = self._listing
+        listing.sort = (_COLUMN_OF_SORT.get(self._sort, self._sort), self._descending)
+        listing.empty_text = (
+            f"no process matches {self._filter!r}; Esc clears the filter" if self._rows else "reading /proc …"
+        )
+        empty = [name for name in ("swap", "container") if not any(getattr(row, name) for row in rows)]
+        listing.hide(*empty)
+        listing.set_rows(items, to_top=to_top)
+        self._show_title(len(rows))
+
+    def _show_title(self, shown: int) -> None:
+        total = len(self._rows)
+        parts = [socket.gethostname(), self._user, f"{fmt.count(shown)} of {fmt.count(total)} processes"]
+        if self._sort == "time":
+            parts.append("by CPU time")
+        parts += ["tree"] if self._tree else []
+        parts += ["‖ paused"] if self._paused else []
+        parts += ["read-only"] if self.corepipe.settings.read_only else []
+        self.query_one("#title", Static).update(
+            Content.assemble((" corepipe ", "bold $text on $primary"), "  ", " · ".join(parts))
+        )
+
+    def action_sort(self, name: str) -> None:
+        """Sort by a column."""
+        self._sort, self._descending = name, SORT_KEYS[name][1]
+        self._show()
+
+    def action_invert(self) -> None:
+        """Turn the order round."""
+        self._descending = not self._descending
+        self._show()
+
+    def action_tree(self) -> None:
+        """Show who started whom."""
+        self._tree = not self._tree
+        self._show()
+
+    def action_kernel(self) -> None:
+        """Show or hide kernel threads."""
+        self._kernel = not self._kernel
+        self._show()
+
+    def action_pause(self) -> None:
+        """Hold the list still."""
+        self._paused = not self._paused
+        self._show()
+
+    def on_listing_header_clicked(self, message: Listing.HeaderClicked) -> None:
+        """Sort by the column, or turn its order round."""
+        if message.column == self._listing.sort[0]:
+            self.action_invert()
+        else:
+            self.action_sort(message.column)
+
+    # filter and jump -----------------------------------------------------------------------------------------------
+
+    def action_filter(self) -> None:
+        """Begin to filter."""
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def action_clear(self) -> None:
+        """Clear the filter."""
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.display = False
+        self._listing.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filter as one types."""
+        self._filter = event.value
+        self._show()
+
+    def on_input_submitted(self) -> None:
+        """Back to the list; the filter stays."""
+        self.query_one("#filter").display = bool(self._filter)
+        self._listing.focus()
+
+    def on_key(self, event: events.Key) -> None:
+        """Digits jump to a PID; arrows leave the filter for the list."""
+        if self.focused is not self._listing:
+            if event.key in ("down", "up"):
+                self._listing.focus()
+            return
+        if event.character and event.character.isdigit():
+            now = time.monotonic()
+            typed = self._typed + event.character if now - self._typed_at < _JUMP_SECONDS else event.character
+            self._typed, self._typed_at = typed, now
+            self._jump(typed)
+            event.stop()
+
+    def _jump(self, typed: str) -> None:
+        candidates = [item[0].pid for item in self._listing.rows if str(item[0].pid).startswith(typed)]
+        if candidates:
+            self._listing.move_to(min(candidates))
+
+    # details -------------------------------------------------------------------------------------------------------
+
+    def on_listing_cursor_moved(self, message: Listing.CursorMoved) -> None:
+        """Describe the cursor's process, once the cursor rests."""
+        item = self._listing.cursor_row
+        if item is not None:
+            self._show_details(item[0])
+            self.set_timer(_DETAILS_DELAY_SECONDS, self._describe_cursor)
+
+    def _describe_cursor(self) -> None:
+        item = self._listing.cursor_row
+        if item is not None and self.is_mounted:
+            self._describe(item[0].pid)
+
+    @work(thread=True, exclusive=True, group="details", exit_on_error=False)
+    def _describe(self, pid: int) -> None:
+        details, error = None, ""
+        try:
+            details = read_details(pid)
+        except CorepipeError as failure:
+            error = failure.message
+        self.post_message(self.Described(pid, details, error))
+
+    def on_process_screen_described(self, message: Described) -> None:
+        """Show details."""
+        self._details = (message.pid, message.details, message.error)
+        item = self._listing.cursor_row
+        if item is not None and item[0].pid == message.pid:
+            self._show_details(item[0])
+
+    def _show_details(self, row: ProcessRow) -> None:
+        pid, details, _ = self._details
+        lines = [Content.assemble((f"{row.pid} ", "bold"), (row.name, "bold $accent"), f"  {row.command}")]
+        if row.refusal:
+            lines.append(Content.assemble(("✗ ", "bold $text-error"), (row.refusal, "$text-error")))
+            if row.hint:
+                lines.append(Content.assemble(("  try: ", MUTED), (row.hint, "bold")))
+        if pid == row.pid and details is not None:
+            memory = "  ".join(f"{name} {fmt.size(count)}" for name, count in details.memory if count)
+            lines.append(Content.assemble(("exe ", MUTED), details.exe or "-", ("   cwd ", MUTED), details.cwd or "-"))
+            lines.append(Content.assemble(("memory ", MUTED), memory or "-"))
+            place = row.container or details.cgroup or "-"
+            lines.append(
+                Content.assemble(
+                    ("state ", MUTED),
+                    f"{row.state_word}, {fmt.count(row.threads)} threads",
+                    ("   cgroup ", MUTED),
+                    place,
+                    "   seccomp filter" if details.seccomp else "",
+                )
+            )
+        self.query_one("#details", Static).update(Content("\n").join(lines))
+
+    # onward --------------------------------------------------------------------------------------------------------
+
+    def on_listing_chosen(self, message: Listing.Chosen) -> None:
+        """Go to the regions of the process."""
+        self.action_open()
+
+    def action_open(self) -> None:
+        """Go to the regions of the cursor's process, if it can be dumped."""
+        item = self._listing.cursor_row
+        if item is None:
+            return
+        row = item[0]
+        if row.refusal:
+            self.notify(f"{row.refusal}\n{row.hint}", title="cannot be dumped", severity="warning", markup=False)
+            return
+        self.app.push_screen(RegionsScreen(row.pid))

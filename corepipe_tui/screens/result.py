@@ -1,0 +1,175 @@
+"""What happened, what was left out and why, and what to type next."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Footer, Static
+
+from corepipe_engine.errors import ExitCode
+from corepipe_engine.sink import describe_status
+
+from .. import format as fmt
+from ..pipes import corepipe_command, next_commands, output_file
+from ..runner import DumpRequest, Outcome
+from ..sanitize import clean
+from ..selection import Selection
+from ..widgets.listing import Cell, Column, Listing
+from .base import MUTED, CorepipeScreen
+
+_LABEL_WIDTH = 14
+
+
+def headline(outcome: Outcome) -> tuple[str, str, str]:
+    """Return (mark, style, words) for how a dump ended."""
+    code = outcome.exit_code
+    if code == ExitCode.DONE:
+        return "✓", "$text-success", "the core is whole"
+    if code == ExitCode.UNREADABLE:
+        return "⚠", "$text-warning", "the core is whole, but some pages could not be read"
+    if code == ExitCode.INTERRUPTED:
+        return "■", "$text-warning", "aborted; the target runs, the core is not whole"
+    return "✗", "$text-error", clean(outcome.error) or f"failed with exit status {code}"
+
+
+def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> list[tuple[str, str]]:
+    """Return (label, words) of a dump: stop, bytes, file, sink, omissions."""
+    report: dict[str, Any] = outcome.report
+    if not report:
+        return []
+    lines: list[tuple[str, str]] = []
+    if report["stop_seconds"] is not None:
+        steps = ", ".join(f"{name} {fmt.stop(seconds)}" for name, seconds in report["stop_steps"].items())
+        lines.append(("stood still", f"{report['stop_seconds']:.3f} s   ({steps})"))
+    if report["mode"]:
+        lines.append(("mode", clean(f"{report['mode']}: {report['mode_why']}")))
+    lines += [("", clean(line)) for line in report["fallbacks"]]
+    written, planned = report["bytes_written"], report["bytes_planned"]
+    if planned:
+        seconds = report["stream_seconds"] or 0.0
+        whole = "" if written == planned else f" of {fmt.count(planned)} planned"
+        lines.append(
+            (
+                "core",
+                f"{fmt.count(written)} bytes{whole} ({fmt.exact_size(written)}) "
+                f"in {seconds:.1f} s, {fmt.rate(written, seconds)}",
+            )
+        )
+        if expected_bytes is not None and expected_bytes != planned:
+            difference = planned - expected_bytes
+            grew = "grew" if difference > 0 else "shrank"
+            lines.append(("", f"the target {grew} by {fmt.exact_size(abs(difference))} since its regions were read"))
+        lines.append(
+            (
+                "regions",
+                f"{fmt.count(report['regions_included'])} of {fmt.count(report['regions'])}, "
+                f"{fmt.count(report['threads'])} threads, "
+                f"{fmt.exact_size(report['holes_bytes'])} never touched and left out",
+            )
+        )
+    path = output_file(pipe)
+    if path and written:
+        with contextlib.suppress(OSError):
+            size = os.stat(path).st_size
+            ratio = f", ratio {written / size:.1f}" if 0 < size < written else ""
+            lines.append(("file", f"{clean(path)}  {fmt.exact_size(size)}{ratio}"))
+    if report["sink_status"] is not None:
+        who = f", as {clean(report['sink_user'])}" if report["sink_user"] else ""
+        lines.append(("pipe command", f"{describe_status(report['sink_status'])}{who}"))
+    if report["unreadable_bytes"]:
+        lines.append(("unreadable", f"{fmt.exact_size(report['unreadable_bytes'])} are zeros in the core"))
+    live = sum(length for _, length in report["shared_live"])
+    if live:
+        lines.append(("shared", f"{fmt.exact_size(live)} were read while the target ran"))
+    for index, (reason, (number, size)) in enumerate(
+        sorted(report["omitted"].items(), key=lambda entry: -entry[1][1])[:6]
+    ):
+        lines.append(("left out" if not index else "", f"{fmt.short_size(size):>7}  {number:>5} x  {clean(reason)}"))
+    lines += [("note", clean(line)) for line in report["notices"]]
+    return lines
+
+
+def _executable(pid: int, selection: Selection | None) -> bytes:
+    if selection is not None:
+        return selection.inspection.exe
+    try:
+        return os.readlink(f"/proc/{pid}/exe".encode())
+    except OSError:
+        return b""
+
+
+def _command_cell(command: str) -> Cell:
+    return f" {clean(command)}"
+
+
+class ResultScreen(CorepipeScreen):
+    """The end of a dump."""
+
+    HELP_TEXT = (
+        "y copies the marked command through the terminal (OSC 52) and shows it, should the terminal not take it."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,escape", "back", "Back", key_display="⏎", id="result.back"),
+        Binding("y", "copy", "Copy command", id="result.copy"),
+        Binding("q", "app.quit", "Quit", id="result.quit"),
+        Binding("ctrl+c", "app.quit", "Quit", show=False, id="result.interrupt"),
+    ]
+
+    def __init__(self, request: DumpRequest, outcome: Outcome, comm: str, selection: Selection | None) -> None:
+        super().__init__()
+        self._request, self._outcome, self._comm, self._selection = request, outcome, comm, selection
+
+    def compose(self) -> ComposeResult:
+        """Headline, facts, commands, keys."""
+        mark, style, words = headline(self._outcome)
+        yield Static(
+            Content.assemble((" corepipe ", "bold $text on $primary"), f"  {self._comm} ({self._request.pid})"),
+            id="title",
+        )
+        head = [Content.assemble((f"{mark} ", f"bold {style}"), (words, f"bold {style}"))]
+        if self._outcome.hint:
+            head.append(Content.assemble(("  try: ", MUTED), (clean(self._outcome.hint), "bold")))
+        yield Static(Content("\n").join(head), id="headline")
+        with VerticalScroll(id="facts", can_focus=False):
+            yield Static(self._facts(), id="fact-lines")
+        yield Listing(
+            [Column("command", " WHAT TO TYPE NEXT", 0, _command_cell)], key=lambda command: command, id="commands"
+        )
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Offer the commands."""
+        request, exe = self._request, _executable(self._request.pid, self._selection)
+        commands = next_commands(request.pipe, exe) if self._outcome.exit_code in (0, 6) and exe else []
+        as_root = self.corepipe.invoker is not None or os.geteuid() == 0
+        commands.append(corepipe_command(request.pid, request.pipe, request.arguments(), as_root))
+        listing = self.query_one("#commands", Listing)
+        listing.set_rows(commands)
+        listing.focus()
+
+    def _facts(self) -> Content:
+        expected = self._selection.core_bytes if self._selection else None
+        return Content("\n").join(
+            Content.assemble((f"{label:>{_LABEL_WIDTH}}  ", MUTED), words)
+            for label, words in facts(self._outcome, self._request.pipe, expected)
+        )
+
+    def action_copy(self) -> None:
+        """Copy the marked command."""
+        command = self.query_one("#commands", Listing).cursor_row
+        if command is not None:
+            self.copy(command)
+
+    def on_listing_chosen(self) -> None:
+        """A double click copies."""
+        self.action_copy()
+
+    def action_back(self) -> None:
+        """Back to the regions, read anew, or to the processes."""
+        self.app.pop_screen()
