@@ -164,12 +164,12 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> None:
     except SinkError as error:
         raise _explain(error, sink) from error
     finally:
+        stream.close(_DRAIN_SECONDS if stream.done else 0.0)
         context.report.bytes_written = stream.written
         context.report.stream_seconds = time.monotonic() - begun
         context.report.unreadable = list(captured.reader.unreadable)
         context.report.unreadable_bytes = sum(length for _, length in captured.reader.unreadable)
         context.reporter.emit(Progress(context.reporter.now(), stream.written, plan.total_bytes))
-        stream.close(_DRAIN_SECONDS if stream.done else 0.0)
     captured.reader.close()
 
 
@@ -196,9 +196,9 @@ class _Watch:
         self._deadline = captured.deadline
 
     def until_done(self) -> None:
-        """Return when the stream is done. Errors: InterruptedDumpError, StopDeadlineError, NoSuchProcessError."""
+        """Return when the stream is done or has failed. Errors: InterruptedDumpError, StopDeadlineError."""
         next_progress = 0.0
-        while not self._stream.done:
+        while not self._stream.done and self._stream.error is None:
             now = time.monotonic()
             if now >= next_progress:
                 self._context.reporter.emit(

@@ -74,10 +74,11 @@ def _pieces(plan: DumpPlan) -> Iterator[tuple[int | None, int]]:
 
 
 class CoreStream:
-    """One core on its way: start(), then wait on wake_fd and look at written, done and error until done.
+    """One core on its way: start(), then wait on wake_fd and look at written, done and error until one of these is set.
 
-    written: bytes that the sink has taken. error: what went wrong, set before done. The buffers and both threads are
-    given back by close(), which may be called at any time; a writer that is stuck in the sink is then left to it.
+    written: bytes that the sink has taken. error: what went wrong; the writer may then still be stuck in the sink, and
+    done come later. The buffers and both threads are given back by close(), which may be called at any time; a writer
+    that is stuck in the sink is then left to it.
     """
 
     def __init__(self, plan: DumpPlan, header: bytes, reader: MemoryReader, fd: int, command: str = "") -> None:
@@ -122,13 +123,22 @@ class CoreStream:
             buffer.close()
         self._buffers.clear()
         for fd in (self.wake_fd, self._wake_write):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
+        self.wake_fd = self._wake_write = -1
         return True
 
     def _fail(self, error: BaseException) -> None:
-        if self.error is None and not self._stop.is_set():
+        first = self.error is None and not self._stop.is_set()
+        if first:
             self.error = error
         self._stop.set()
+        if first:
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"x")
 
     def _read(self) -> None:
         try:
@@ -166,8 +176,7 @@ class CoreStream:
         finally:
             self.done = True
             self._free.put(None)
-            with contextlib.suppress(OSError):
-                os.write(self._wake_write, b"x")
+            self._wake()
 
     def _write_bytes(self, view: memoryview) -> None:
         while view:
