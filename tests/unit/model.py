@@ -12,6 +12,7 @@ from corepipe_engine.memory import Buffer
 from corepipe_engine.plan import DumpPlan, make_plan
 from corepipe_engine.policy import Decision, Extent
 from corepipe_engine.regions import Region, RegionKind
+from corepipe_engine.stream import chunks
 
 PAGE = 4096
 BASE = 0x7F00_0000_0000
@@ -86,3 +87,24 @@ class ModelMemory:
 
     def close(self) -> None:
         pass
+
+
+def file_of(plan: DumpPlan, chunk_bytes: int = 1 << 20) -> bytes:
+    """The whole core that a plan gives over the model memory; poison shows where nothing was written."""
+    memory = ModelMemory()
+    buffer = Buffer(chunk_bytes)
+    pieces = [plan.header(bytes(plan.notes_bytes))]
+    try:
+        for chunk in chunks(plan, chunk_bytes):
+            assert 0 < chunk.length <= chunk_bytes
+            covered = sum(chunk.places[1::2]) + sum(length for _, length in chunk.zeros)
+            assert covered == chunk.length
+            buffer.view[:] = b"\xaa" * chunk_bytes
+            for offset, length in chunk.zeros:
+                buffer.zero(offset, length)
+            memory.read(chunk.ranges, buffer, chunk.places)
+            pieces.append(bytes(buffer.view[: chunk.length]))
+    finally:
+        buffer.close()
+    pieces.append(plan.trailer())
+    return b"".join(pieces)

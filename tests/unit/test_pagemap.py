@@ -123,9 +123,11 @@ def test_pages_of_our_own_that_we_touched_are_found(ours: ProcDir, use_scan: boo
     memory.close()
 
 
-def test_more_runs_than_one_scan_gives_are_all_found(ours: ProcDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pagemap_module, "_VECTOR_LENGTH", 3)
-    pages = 200
+@pytest.mark.parametrize(("pages", "vector_length"), [(200, 3), (2000, 1), (2 * 9000, 4096)])
+def test_more_runs_than_one_scan_gives_are_all_found(
+    ours: ProcDir, monkeypatch: pytest.MonkeyPatch, pages: int, vector_length: int
+) -> None:
+    monkeypatch.setattr(pagemap_module, "_VECTOR_LENGTH", vector_length)
     memory = mmap.mmap(-1, pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     small_pages(memory)
     for page in range(0, pages, 2):

@@ -12,37 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corepipe_engine.elf import ELF32, ELF64, PN_XNUM, ElfFormat
-from corepipe_engine.memory import Buffer
-from corepipe_engine.plan import MIN_HOLE, DumpPlan, core_size, segment_flags
+from corepipe_engine.plan import MIN_HOLE, core_size, segment_flags
 from corepipe_engine.policy import Decision, Extent
 from corepipe_engine.regions import Region
 from corepipe_engine.stream import chunks
 
-from .model import ALL, BASE, FIRST, NONE, PAGE, ModelMemory, page_content, plan_of, region
+from .model import ALL, BASE, FIRST, NONE, PAGE, file_of, page_content, plan_of, region
 
 Decided = tuple[Region, Decision, bool]
 MIB = 1 << 20
-
-
-def file_of(plan: DumpPlan, chunk_bytes: int = 1 << 20) -> bytes:
-    """The whole core that a plan gives over the model memory; poison shows where nothing was written."""
-    memory = ModelMemory()
-    buffer = Buffer(chunk_bytes)
-    pieces = [plan.header(bytes(plan.notes_bytes))]
-    try:
-        for chunk in chunks(plan, chunk_bytes):
-            assert 0 < chunk.length <= chunk_bytes
-            covered = sum(chunk.places[1::2]) + sum(length for _, length in chunk.zeros)
-            assert covered == chunk.length
-            buffer.view[:] = b"\xaa" * chunk_bytes
-            for offset, length in chunk.zeros:
-                buffer.zero(offset, length)
-            memory.read(chunk.ranges, buffer, chunk.places)
-            pieces.append(bytes(buffer.view[: chunk.length]))
-    finally:
-        buffer.close()
-    pieces.append(plan.trailer())
-    return b"".join(pieces)
 
 
 def touched_pages(runs: list[int]) -> set[int]:
