@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 
 from . import __version__
@@ -56,7 +57,7 @@ def parse_pid(text: str | None) -> int:
     """Return the process id in a command-line argument. UsageError for anything else."""
     if text is None:
         raise UsageError("which process?", "corepipe PID > core   # find it with: ps -e")
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= 1 << 22:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 0 < int(text) <= 1 << 22:
         raise UsageError(f"{text!r} is not a process id", "corepipe PID > core   # find it with: ps -e")
     return int(text)
 
