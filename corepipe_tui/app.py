@@ -15,6 +15,7 @@ from corepipe_engine.sink import Invoker, sudo_invoker
 
 from .processes import HostProcesses, ProcessProvider
 from .runner import DumpRequest, EngineRun, Outcome
+from .screens.confirm import ConfirmScreen
 from .screens.dump import DumpScreen
 from .screens.help import HelpScreen
 from .screens.processes import ProcessScreen
@@ -63,7 +64,8 @@ class CorepipeApp(App[int]):
     CSS_PATH = "styles/app.tcss"
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark,f1", "help", "Keys", key_display="?", id="help"),
+        Binding("question_mark", "help", "Keys", key_display="?", id="help"),
+        Binding("f1", "help", "Keys", show=False, id="help.f1"),
         Binding("ctrl+q", "quit", "Quit", show=False, id="quit"),
     ]
 
@@ -104,7 +106,8 @@ class CorepipeApp(App[int]):
 
     async def action_quit(self) -> None:
         """End the program; a dump that runs is asked about first."""
-        if isinstance(self.screen, DumpScreen) and self.screen.running:
-            self.screen.action_quit_dump()
-        else:
+        dump = next((screen for screen in self.screen_stack if isinstance(screen, DumpScreen) and screen.running), None)
+        if dump is None:
             self.exit(self.outcome.exit_code if self.outcome else 0)
+        elif not isinstance(self.screen, ConfirmScreen):
+            dump.action_quit_dump()

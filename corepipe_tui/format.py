@@ -16,10 +16,11 @@ def exact_size(count: int) -> str:
 
 
 def short_size(count: int) -> str:
-    """Return bytes as 3.9G, for columns; a dash for nothing."""
+    """Return bytes as 3.9G in six characters at most, for columns; a dash for nothing."""
     if count <= 0:
         return "-"
-    return humanize.naturalsize(count, gnu=True, format="%.1f")
+    text = humanize.naturalsize(count, gnu=True, format="%.1f")
+    return text if len(text) < 7 else humanize.naturalsize(count, gnu=True, format="%.0f")
 
 
 def count(number: int) -> str:

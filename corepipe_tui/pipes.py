@@ -31,6 +31,11 @@ _TEMPLATES = (
 _UNPACKERS = {".zst": "zstd -dc", ".gz": "gzip -dc", ".lz4": "lz4 -dc", ".xz": "xz -dc"}
 
 
+def shell() -> str:
+    """Return the shell that runs the pipe command."""
+    return shutil.which("bash", path="/bin:/usr/bin") or "/bin/sh"
+
+
 def suggestions(which: Callable[[str], str | None] = shutil.which) -> list[str]:
     """Return pipe commands that this host can run, the best first."""
     found = []

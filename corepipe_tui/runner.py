@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import corepipe_engine
+from corepipe_engine.errors import ExitCode
 from corepipe_engine.events import Event, Failed, Finished, from_json
 from corepipe_engine.options import DumpOptions, to_arguments
 
@@ -44,11 +45,15 @@ class DumpRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The engine has ended. killed_by: the signal's name if one ended it; stderr: the last it printed."""
+    """The engine has ended. killed_by: the signal's name if one ended it; stderr: the last it printed.
+
+    forced: it did not end when asked to, and EngineRun.kill() ended it.
+    """
 
     exit_code: int
     killed_by: str = ""
     stderr: str = ""
+    forced: bool = False
 
 
 @dataclass(slots=True)
@@ -67,7 +72,10 @@ class Outcome:
         elif isinstance(item, Finished):
             self.exit_code, self.report = item.exit_code, item.report
         elif isinstance(item, Ended):
-            if item.killed_by:
+            if item.forced and item.killed_by:
+                self.error = "aborted by force: the engine was killed, the kernel let the target go, it runs"
+                self.hint, self.exit_code = "", int(ExitCode.INTERRUPTED)
+            elif item.killed_by:
                 self.error = f"the engine was killed by {item.killed_by}; the kernel let the target go, it runs"
                 self.hint, self.exit_code = "sudo dmesg | tail   # was it the out-of-memory killer?", 1
             elif not self.report:
@@ -103,6 +111,7 @@ class EngineRun:
             os.close(write_end)
         self.pid = self._process.pid
         self._stderr = b""
+        self._forced = False
         self._stderr_thread = threading.Thread(target=self._read_stderr, daemon=True)
         self._thread = threading.Thread(target=self._read_events, args=(read_end,), daemon=True)
         self._stderr_thread.start()
@@ -113,6 +122,15 @@ class EngineRun:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End an engine that does not end when asked to, its pipe command with it: that must not take the broken stream
+        for a whole core. The kernel lets the target go. Returns at once; Ended follows.
+        """
+        if self._process.poll() is None:
+            self._forced = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self) -> None:
         """Wait until Ended has been delivered."""
@@ -139,4 +157,5 @@ class EngineRun:
         code = self._process.wait()
         self._stderr_thread.join(1.0)
         killed_by = signal.Signals(-code).name if code < 0 else ""
-        self._on_item(Ended(code if code >= 0 else 128 - code, killed_by, self._stderr.decode("utf-8", "replace")))
+        stderr = self._stderr.decode("utf-8", "replace")
+        self._on_item(Ended(code if code >= 0 else 128 - code, killed_by, stderr, self._forced))

@@ -32,11 +32,13 @@ from ..runner import DumpRequest, Ended, EngineRun, Outcome
 from ..sanitize import clean
 from ..selection import Selection
 from ..widgets.clock import StopClock
-from .base import CorepipeScreen
+from .base import CorepipeScreen, title
 from .confirm import ConfirmScreen
 from .result import ResultScreen
 
 _SAMPLES = 240
+_PATIENCE_SECONDS = 3.0
+"""An engine that was asked to end and has not by then may be killed."""
 _WORDS = {
     Phase.PREPARE: "prepare",
     Phase.FREEZE: "freeze",
@@ -57,7 +59,7 @@ class DumpScreen(CorepipeScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "abort", "Abort", id="dump.abort"),
         Binding("ctrl+c", "abort", "Abort", show=False, id="dump.interrupt"),
-        Binding("q", "quit_dump", "Quit", id="dump.quit"),
+        Binding("q,f10", "quit_dump", "Quit", id="dump.quit"),
     ]
 
     class EngineItem(Message):
@@ -77,7 +79,8 @@ class DumpScreen(CorepipeScreen):
         self._comm = clean(selection.inspection.comm) if selection else ""
         self._phases: list[tuple[Phase, float]] = []
         self._clock_offset = 0.0
-        self._aborts = 0
+        self._aborted_at: float | None = None
+        self._killing = False
         self._planned = 0
         self._mode = ""
         self._rates: list[float] = []
@@ -91,6 +94,7 @@ class DumpScreen(CorepipeScreen):
         with Horizontal(id="dump-top"):
             yield StopClock(id="clock")
             yield Static("", id="phases", markup=False)
+        yield Static("", id="aborting", markup=False)
         with Vertical(id="dump-progress"):
             yield ProgressBar(total=None, show_eta=False, id="bar")
             yield Static("waiting for the engine", id="figures", markup=False)
@@ -106,7 +110,8 @@ class DumpScreen(CorepipeScreen):
         log.border_title = Content(f"pipe ▸ {clean(self.request.pipe)}")
         log.border_subtitle = Content("what it prints")
         self._title()
-        self.set_interval(0.1, self._show_phases)
+        self.query_one("#aborting").display = False
+        self.set_interval(0.1, self._tick)
         self._start()
 
     @work(thread=True, exit_on_error=False)
@@ -117,7 +122,7 @@ class DumpScreen(CorepipeScreen):
             self._from_engine(Ended(1, stderr=f"cannot start the engine: {error.strerror}"))
             return
         self._engine = engine
-        if self._aborts:
+        if self._aborted_at is not None:
             engine.abort()
 
     def _from_engine(self, item: Event | Ended) -> None:
@@ -185,9 +190,25 @@ class DumpScreen(CorepipeScreen):
 
     def _title(self) -> None:
         verb = "dumping" if self.running else "dumped"
-        self.query_one("#title", Static).update(
-            Content.assemble((" corepipe ", "bold $text on $primary"), f"  {verb} {self._comm} ({self.request.pid})")
-        )
+        self.query_one("#title", Static).update(title(f"{verb} {self._comm or 'process'} ({self.request.pid})"))
+
+    def _tick(self) -> None:
+        if self.running:
+            self._show_phases()
+            self._show_aborting()
+
+    def _show_aborting(self) -> None:
+        if self._aborted_at is None:
+            return
+        line = self.query_one("#aborting", Static)
+        line.display = True
+        if self._killing:
+            text = "killing the engine and the pipe command; the kernel lets the target go"
+        elif time.monotonic() - self._aborted_at < _PATIENCE_SECONDS:
+            text = "aborting: the target is let go first, then the pipe command is ended"
+        else:
+            text = "the engine has not ended yet; Esc once more kills it, and the kernel lets the target go"
+        line.update(Content.styled(f"■ {text}", "bold $text-warning"))
 
     def _show_phases(self) -> None:
         lines = []
@@ -199,23 +220,29 @@ class DumpScreen(CorepipeScreen):
             else:
                 mark, style = ("▸", "bold $text-warning") if last else ("✓", "$text-success")
             lines.append(Content.assemble((f"{mark} ", style), f"{_WORDS[phase]:<15}", f"{max(end - at, 0):8.3f} s"))
-        if self._aborts and self.running:
-            lines.append(Content.styled("✗ aborting: the target is let go first", "bold $text-warning"))
         self.query_one("#phases", Static).update(Content("\n").join(lines))
 
     # the end -------------------------------------------------------------------------------------------------------
 
     def action_abort(self) -> None:
-        """Let the target go and end the dump."""
+        """Let the target go and end the dump; once more, if the engine has not ended by then, kills it."""
         if not self.running:
             return
-        self._aborts += 1
-        if self._engine is not None:
-            self._engine.abort()
-        self._show_phases()
+        now = time.monotonic()
+        if self._aborted_at is None:
+            self._aborted_at = now
+            if self._engine is not None:
+                self._engine.abort()
+        elif self._engine is not None and now - self._aborted_at >= _PATIENCE_SECONDS:
+            self._killing = True
+            self._engine.kill()
+        self._show_aborting()
 
     def action_quit_dump(self) -> None:
         """Ask, then abort and leave."""
+        if self.quit_after:
+            self.action_abort()
+            return
         question = "A dump is running. Abort it and quit? The target is let go first."
         self.app.push_screen(ConfirmScreen(question, "Abort and quit", "Go on"), self._quit_answered)
 
@@ -238,6 +265,6 @@ class DumpScreen(CorepipeScreen):
             self.app.exit(self.outcome.exit_code)
             return
         result = ResultScreen(self.request, self.outcome, self._comm, self.selection)
-        if self.app.screen is not self:  # a question is on top of us
+        while self.app.screen is not self:  # a question, the keys, the palette
             self.app.pop_screen()
         self.app.switch_screen(result)

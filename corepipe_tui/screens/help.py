@@ -11,6 +11,8 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+_DESCRIPTION_WIDTH = 22
+
 
 class HelpScreen(ModalScreen[None]):
     """Lists every key that works on the screen it was opened from."""
@@ -37,16 +39,29 @@ class HelpScreen(ModalScreen[None]):
         self.query_one("#help-panel").focus()
 
     def _keys(self) -> Content:
-        rows: dict[tuple[str, str], list[str]] = {}
+        """Two columns of keys, the screen's own before those that move in a list."""
+        rows: dict[str, list[str]] = {}
+        own: set[str] = set()
         for active in self._below.active_bindings.values():
             binding = active.binding
             if binding.description and binding.id and not binding.system:
+                keys = rows.setdefault(binding.description, [])
+                if active.node is self._below:
+                    own.add(binding.description)
                 key = binding.key_display or self.app.get_key_display(binding)
-                keys = rows.setdefault((binding.action, binding.description), [])
                 if key not in keys:
                     keys.append(key)
-        width = max((len(" ".join(keys)) for keys in rows.values()), default=0)
+        ordered = sorted(rows.items(), key=lambda row: row[0] not in own)
+        entries = [(" ".join(sorted(keys, key=len)), description) for description, keys in ordered]
+        half = (len(entries) + 1) // 2
+        columns = [entries[:half], entries[half:]]
         lines = []
-        for (_, description), keys in rows.items():
-            lines.append(Content.assemble((" ".join(keys).rjust(width), "bold $accent"), "  ", description))
+        for index in range(half):
+            parts: list[Content | str | tuple[str, str]] = []
+            for column in columns:
+                if index < len(column):
+                    width = max(len(names) for names, _ in column)
+                    names, description = column[index]
+                    parts += [(names.rjust(width), "bold $accent"), f"  {description:<{_DESCRIPTION_WIDTH}}"]
+            lines.append(Content.assemble(*parts))
         return Content("\n").join(lines)

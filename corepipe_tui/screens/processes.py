@@ -19,12 +19,15 @@ from corepipe_engine.errors import CorepipeError
 
 from .. import format as fmt
 from ..processes import SORT_KEYS, ProcessDetails, ProcessRow, as_tree, matches, parse_filter, read_details
+from ..sanitize import clean
 from ..widgets.listing import Cell, Column, Listing
-from .base import MUTED, CorepipeScreen
+from .base import MUTED, CorepipeScreen, refused, title
 from .regions import RegionsScreen
 
 _JUMP_SECONDS = 1.2
 _DETAILS_DELAY_SECONDS = 0.08
+_DETAIL_LINES = 5
+"""As many as the panel shows, always: a panel that grew and shrank would move the list under the eye."""
 _COLUMN_OF_SORT = {"time": "cpu"}
 
 TreeRow = tuple[ProcessRow, str]
@@ -67,7 +70,7 @@ def _columns() -> list[Column[TreeRow]]:
         Column("state", "S", 3, _state, drop=7),
         Column("uptime", "UPTIME", 8, _uptime, right=True, drop=8),
         Column("container", "CONTAINER", 12, lambda item: item[0].container or "-", drop=10),
-        Column("command", "COMMAND", 0, _command),
+        Column("command", "COMMAND", 0, _command, least=24),
     ]
 
 
@@ -90,18 +93,20 @@ class ProcessScreen(CorepipeScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Regions", id="processes.open"),
-        Binding("slash", "filter", "Filter", key_display="/", id="processes.filter"),
+        Binding("slash,backslash,f4", "filter", "Filter", key_display="/", id="processes.filter"),
         Binding("escape", "clear", "Clear filter", show=False, id="processes.clear"),
         Binding("M", "sort('rss')", "By RSS", show=False, id="processes.by_rss"),
         Binding("N", "sort('pid')", "By PID", show=False, id="processes.by_pid"),
         Binding("P", "sort('cpu')", "By CPU", show=False, id="processes.by_cpu"),
         Binding("T", "sort('time')", "By CPU time", show=False, id="processes.by_time"),
+        Binding("s,greater_than_sign", "next_sort(1)", "By the next column", show=False, id="processes.next_sort"),
+        Binding("S,less_than_sign", "next_sort(-1)", "By the column before", show=False, id="processes.last_sort"),
         Binding("I", "invert", "Invert order", show=False, id="processes.invert"),
         Binding("t", "tree", "Tree", id="processes.tree"),
         Binding("K", "kernel", "Kernel threads", show=False, id="processes.kernel"),
         Binding("Z", "pause", "Pause", id="processes.pause"),
         Binding("f5", "refresh_now", "Refresh", show=False, id="processes.refresh"),
-        Binding("q", "app.quit", "Quit", id="processes.quit"),
+        Binding("q,f10", "app.quit", "Quit", id="processes.quit"),
         Binding("ctrl+c", "app.quit", "Quit", show=False, id="processes.interrupt"),
     ]
 
@@ -208,20 +213,25 @@ class ProcessScreen(CorepipeScreen):
 
     def _show_title(self, shown: int) -> None:
         total = len(self._rows)
-        parts = [socket.gethostname(), self._user, f"{fmt.count(shown)} of {fmt.count(total)} processes"]
-        if self._sort == "time":
-            parts.append("by CPU time")
-        parts += ["tree"] if self._tree else []
-        parts += ["‖ paused"] if self._paused else []
+        parts = [f"{fmt.count(shown)} of {fmt.count(total)} processes", clean(socket.gethostname()), self._user]
         parts += ["read-only"] if self.corepipe.settings.read_only else []
-        self.query_one("#title", Static).update(
-            Content.assemble((" corepipe ", "bold $text on $primary"), "  ", " · ".join(parts))
-        )
+        parts += ["‖ paused"] if self._paused else []
+        parts += ["by CPU time"] if self._sort == "time" else []
+        parts += ["tree"] if self._tree else []
+        parts += [f"filter {self._filter}"] if self._filter else []
+        self.query_one("#title", Static).update(title(*parts))
 
     def action_sort(self, name: str) -> None:
         """Sort by a column."""
         self._sort, self._descending = name, SORT_KEYS[name][1]
         self._show()
+
+    def action_next_sort(self, step: int) -> None:
+        """Sort by the next of the columns that are shown, or the one before."""
+        names = self._listing.shown_columns
+        current = self._listing.sort[0]
+        position = names.index(current) if current in names else 0
+        self.action_sort(names[(position + step) % len(names)])
 
     def action_invert(self) -> None:
         """Turn the order round."""
@@ -324,27 +334,25 @@ class ProcessScreen(CorepipeScreen):
             self._show_details(item[0])
 
     def _show_details(self, row: ProcessRow) -> None:
-        pid, details, _ = self._details
+        pid, details, error = self._details
         lines = [Content.assemble((f"{row.pid} ", "bold"), (row.name, "bold $accent"), f"  {row.command}")]
         if row.refusal:
-            lines.append(Content.assemble(("✗ ", "bold $text-error"), (row.refusal, "$text-error")))
-            if row.hint:
-                lines.append(Content.assemble(("  try: ", MUTED), (row.hint, "bold")))
+            lines += refused(row.refusal, row.hint)
+        elif pid == row.pid and error:
+            lines += refused(clean(error), "")
         if pid == row.pid and details is not None:
             memory = "  ".join(f"{name} {fmt.size(count)}" for name, count in details.memory if count)
             lines.append(Content.assemble(("exe ", MUTED), details.exe or "-", ("   cwd ", MUTED), details.cwd or "-"))
-            lines.append(Content.assemble(("memory ", MUTED), memory or "-"))
-            place = row.container or details.cgroup or "-"
             lines.append(
                 Content.assemble(
                     ("state ", MUTED),
-                    f"{row.state_word}, {fmt.count(row.threads)} threads",
-                    ("   cgroup ", MUTED),
-                    place,
-                    "   seccomp filter" if details.seccomp else "",
+                    f"{row.state_word}, {fmt.count(row.threads)} threads, CPU time {fmt.duration(row.cpu_seconds)}",
+                    ", seccomp filter" if details.seccomp else "",
                 )
             )
-        self.query_one("#details", Static).update(Content("\n").join(lines))
+            lines.append(Content.assemble(("memory ", MUTED), memory or "-"))
+            lines.append(Content.assemble(("cgroup ", MUTED), details.cgroup or "-"))
+        self.query_one("#details", Static).update(Content("\n").join(lines[:_DETAIL_LINES]))
 
     # onward --------------------------------------------------------------------------------------------------------
 

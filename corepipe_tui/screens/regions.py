@@ -23,19 +23,21 @@ from corepipe_engine.regions import RegionKind
 from corepipe_engine.sink import check_syntax
 
 from .. import format as fmt
-from ..pipes import Destination, destination, expand, run_as, suggestions
+from ..pipes import Destination, destination, expand, run_as, shell, suggestions
 from ..sanitize import clean
 from ..selection import KindTotal, RegionRow, Selection, load_selection, totals_by_kind
 from ..widgets.kinds import KIND_COLORS
 from ..widgets.listing import Cell, Column, Listing
 from ..widgets.strip import AddressStrip, StripPiece
-from .base import MUTED, CorepipeScreen
+from .base import MUTED, CorepipeScreen, refused, title
 from .confirm import ConfirmScreen
 from .dump import DumpScreen
 
 _CHECK_DELAY_SECONDS = 0.15
 _ASK_FROM_SECONDS = 1.0
 """An estimated stop of this length is asked about before it happens."""
+
+_PARSE_PREFIX = "the shell cannot parse the pipe command: "
 
 Row = RegionRow | KindTotal
 _MARKS = {Extent.NONE: "○", Extent.FIRST_PAGE: "◐", Extent.ALL: "●"}
@@ -109,6 +111,27 @@ _SORT_KEYS: dict[str, tuple[Callable[[RegionRow], object], bool]] = {
 }
 
 
+class PipeInput(Input):
+    """The pipe command; up and down go through what this host can run."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Dump", id="pipe.dump"),
+        Binding("down", "suggest(1)", "Other commands", key_display="↑↓", id="pipe.next"),
+        Binding("up", "suggest(-1)", "Other commands", show=False, key_display="↑↓", id="pipe.previous"),
+    ]
+
+    def __init__(self, command: str, known: list[str]) -> None:
+        super().__init__(command, suggester=SuggestFromList(known, case_sensitive=True), id="pipe", compact=True)
+        self._known = known
+
+    def action_suggest(self, step: int) -> None:
+        """Put the next suggestion in, or the one before."""
+        known = self._known
+        position = known.index(self.value) + step if self.value in known else 0
+        self.value = known[position % len(known)]
+        self.cursor_position = len(self.value)
+
+
 @dataclass(frozen=True, slots=True)
 class PipeCheck:
     """What is known of a pipe command: expanded for this process, what is wrong with it, where it writes to."""
@@ -138,22 +161,25 @@ class RegionsScreen(CorepipeScreen):
         Binding("3", "preset('java')", "Preset java", show=False, id="regions.java"),
         Binding("4", "preset('stacks')", "Preset stacks", show=False, id="regions.stacks"),
         Binding("g", "group", "Group", id="regions.group"),
-        Binding("right,l,enter", "expand(True)", "Expand the kind", show=False, id="regions.expand"),
-        Binding("left,h", "expand(False)", "Fold the kind", show=False, id="regions.fold"),
-        Binding("slash", "filter", "Filter", key_display="/", id="regions.filter"),
-        Binding("s", "next_sort", "Sort", show=False, id="regions.sort"),
+        Binding("right,l,enter", "expand(True)", "Unfold a kind", show=False, id="regions.expand"),
+        Binding("left,h", "expand(False)", "Fold a kind", show=False, id="regions.fold"),
+        Binding("slash,backslash,f4", "filter", "Filter", key_display="/", id="regions.filter"),
+        Binding("s,greater_than_sign", "next_sort(1)", "By the next column", show=False, id="regions.sort"),
+        Binding("S,less_than_sign", "next_sort(-1)", "By the column before", show=False, id="regions.sort_back"),
         Binding("I", "invert_sort", "Invert order", show=False, id="regions.invert_sort"),
         Binding("p", "pipe", "Pipe", id="regions.pipe"),
         Binding("r,f5", "reload", "Read again", show=False, id="regions.reload"),
         Binding("escape", "back", "Back", id="regions.back"),
         Binding("q", "back", "Back", show=False, id="regions.leave"),
+        Binding("ctrl+c,f10", "app.quit", "Quit", show=False, id="regions.quit"),
     ]
 
     class Loaded(Message):
         """A worker has read the regions, or could not."""
 
-        def __init__(self, selection: Selection | None, error: CorepipeError | None) -> None:
+        def __init__(self, options: DumpOptions, selection: Selection | None, error: CorepipeError | None) -> None:
             super().__init__()
+            self.options = options
             self.selection = selection
             self.error = error
 
@@ -191,12 +217,7 @@ class RegionsScreen(CorepipeScreen):
         yield Static("", id="totals", markup=False)
         with Horizontal(id="pipe-row"):
             yield Static("pipe ▸", id="pipe-label", markup=False)
-            yield Input(
-                self.corepipe.settings.pipe or self._suggestions[0],
-                suggester=SuggestFromList(self._suggestions, case_sensitive=True),
-                id="pipe",
-                compact=True,
-            )
+            yield PipeInput(self.corepipe.settings.pipe or self._suggestions[0], self._suggestions)
         yield Static("", id="pipe-check", markup=False)
         yield Footer(show_command_palette=False)
 
@@ -225,13 +246,11 @@ class RegionsScreen(CorepipeScreen):
         parts = [f"pid {self.pid}"]
         if self.selection is not None:
             inspection = self.selection.inspection
-            parts = [f"{clean(inspection.comm)} ({self.pid})", f"{fmt.count(inspection.threads)} threads"]
-            parts += [clean(inspection.exe) or "no executable", f"filter {inspection.filter_bits:#x}"]
-        if self._options is not None:
-            parts.append(f"preset {self._options.policy.preset}")
-        self.query_one("#title", Static).update(
-            Content.assemble((" corepipe ", "bold $text on $primary"), "  ", " · ".join(parts))
-        )
+            parts = [f"{clean(inspection.comm)} ({self.pid})", f"preset {self.selection.options.policy.preset}"]
+            parts += ["read-only"] if self.corepipe.settings.read_only else []
+            parts += [f"filter {inspection.filter_bits:#x}", f"{fmt.count(inspection.threads)} threads"]
+            parts += [clean(inspection.exe) or "no executable"]
+        self.query_one("#title", Static).update(title(*parts))
 
     # reading -------------------------------------------------------------------------------------------------------
 
@@ -241,14 +260,17 @@ class RegionsScreen(CorepipeScreen):
 
     @work(thread=True, exclusive=True, group="load", exit_on_error=False)
     def _load(self) -> None:
-        assert self._options is not None
+        options = self._options
+        assert options is not None
         try:
-            self.post_message(self.Loaded(load_selection(self.pid, self._options), None))
+            self.post_message(self.Loaded(options, load_selection(self.pid, options), None))
         except CorepipeError as error:
-            self.post_message(self.Loaded(None, error))
+            self.post_message(self.Loaded(options, None, error))
 
     def on_regions_screen_loaded(self, message: Loaded) -> None:
         """Show the regions, or why there are none."""
+        if message.options is not self._options:
+            return  # another preset was asked for meanwhile
         if message.selection is None:
             self._show_error(message.error)
             return
@@ -264,10 +286,7 @@ class RegionsScreen(CorepipeScreen):
         if self.selection is None:
             self._listing.empty_text = "nothing to show"
             self._listing.refresh()
-        lines = [Content.assemble(("✗ ", "bold $text-error"), (message, "bold $text-error"))]
-        if hint:
-            lines.append(Content.assemble(("  try: ", MUTED), (hint, "bold")))
-        self.query_one("#region", Static).update(Content("\n").join(lines))
+        self.query_one("#region", Static).update(Content("\n").join(refused(message, hint)))
         self.query_one("#totals", Static).update("r reads again, Esc goes back")
 
     # the list ------------------------------------------------------------------------------------------------------
@@ -345,15 +364,20 @@ class RegionsScreen(CorepipeScreen):
         row = self._listing.cursor_row
         if row is None or self._failed:
             return
-        line = Content.assemble(
-            (_kind_name(row), "bold"),
-            "  ",
-            f"{fmt.count(row.regions)} regions, {fmt.size(row.size)}, {fmt.size(row.touched)} touched"
-            if isinstance(row, KindTotal)
-            else f"{row.path or 'no file'}  ",
-            "" if isinstance(row, KindTotal) else (row.reason, MUTED),
+        if isinstance(row, KindTotal):
+            size, touched, swap = row.size, row.touched, row.swap
+            what, why = f"{fmt.count(row.regions)} regions", f"{fmt.count(row.included)} of them in the core"
+        else:
+            size, touched, swap = row.region.size, row.region.rss, row.region.swap
+            what, why = row.path or "no file", row.reason
+        swapped = f", {fmt.size(swap)} swapped" if swap else ""
+        self.query_one("#region", Static).update(
+            Content.assemble(
+                (_kind_name(row), "bold"),
+                f"  {what}\n",
+                (f"{why}  ·  {fmt.size(size)}, {fmt.size(touched)} touched{swapped}", MUTED),
+            )
         )
-        self.query_one("#region", Static).update(line)
 
     # switching -----------------------------------------------------------------------------------------------------
 
@@ -394,6 +418,7 @@ class RegionsScreen(CorepipeScreen):
         """Take another preset; what was switched by hand is forgotten."""
         if self._options is not None:
             self._options = replace(self._options, policy=replace(self._options.policy, preset=Preset(name)))
+            self.query_one("#totals", Static).update(f"reading the mappings as preset {name} has them …")
             self._load()
 
     # looking -------------------------------------------------------------------------------------------------------
@@ -416,10 +441,10 @@ class RegionsScreen(CorepipeScreen):
             self._listing.move_to(("kind", kind.value))
         self._show()
 
-    def action_next_sort(self) -> None:
-        """Sort by the next column."""
-        names = list(_SORT_KEYS)
-        self._sort_by(names[(names.index(self._sort) + 1) % len(names)])
+    def action_next_sort(self, step: int) -> None:
+        """Sort by the next of the columns that are shown, or the one before."""
+        names = self._listing.shown_columns
+        self._sort_by(names[(names.index(self._sort) + step) % len(names)])
 
     def action_invert_sort(self) -> None:
         """Turn the order round."""
@@ -485,15 +510,8 @@ class RegionsScreen(CorepipeScreen):
             self._listing.focus()
 
     def on_key(self, event: events.Key) -> None:
-        """Up and down in the pipe command go through the suggestions."""
-        if self.focused is self._pipe and event.key in ("up", "down"):
-            known = self._suggestions
-            step = 1 if event.key == "down" else -1
-            position = known.index(self._pipe.value) + step if self._pipe.value in known else 0
-            self._pipe.value = known[position % len(known)]
-            self._pipe.cursor_position = len(self._pipe.value)
-            event.stop()
-        elif self.focused is not None and self.focused.id == "filter" and event.key in ("up", "down"):
+        """Up and down leave the filter for the list."""
+        if self.focused is not None and self.focused.id == "filter" and event.key in ("up", "down"):
             self._listing.focus()
 
     def _check_soon(self) -> None:
@@ -510,10 +528,11 @@ class RegionsScreen(CorepipeScreen):
     def _check_in_worker(self, text: str, comm: str, dump: bool) -> None:
         command, error, place = expand(text, self.pid, comm), "", None
         try:
-            check_syntax(command)
+            check_syntax(command, shell())
             place = destination(command)
         except CorepipeError as failure:
             error = clean(failure.message)
+        error = error.removeprefix(_PARSE_PREFIX)
         self.post_message(self.Checked(text, PipeCheck(command, error, place), dump=dump))
 
     def on_regions_screen_checked(self, message: Checked) -> None:
@@ -528,7 +547,7 @@ class RegionsScreen(CorepipeScreen):
     def _show_check(self, check: PipeCheck) -> None:
         line = self.query_one("#pipe-check", Static)
         if check.error:
-            line.update(Content.assemble(("✗ ", "bold $text-error"), (check.error, "$text-error")))
+            line.update(Content("\n").join(refused(check.error, "")))
             return
         parts = [f"runs as {run_as(self.corepipe.invoker)}"]
         place = check.destination
@@ -546,12 +565,16 @@ class RegionsScreen(CorepipeScreen):
         """Check the pipe command once more, then dump."""
         if self.corepipe.settings.read_only:
             self.notify("started with --read-only: nothing is dumped", severity="warning")
-        elif self.selection is not None and not self._failed:
+        elif self._failed:
+            self.notify("the regions could not be read; r reads them again", severity="warning")
+        elif self.selection is not None:
             self._look_at_pipe(dump=True)
 
     def _confirm_dump(self, check: PipeCheck) -> None:
         selection = self.selection
-        if check.error or selection is None:
+        if not self.is_current or self._failed or selection is None:
+            return  # asked for twice, or read anew meanwhile
+        if check.error:
             self._pipe.focus()
             return
         request = self.corepipe.request(self.pid, check.command, selection.dump_options())

@@ -6,9 +6,10 @@ import contextlib
 import os
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Footer, Static
 
@@ -21,9 +22,10 @@ from ..runner import DumpRequest, Outcome
 from ..sanitize import clean
 from ..selection import Selection
 from ..widgets.listing import Cell, Column, Listing
-from .base import MUTED, CorepipeScreen
+from .base import MUTED, CorepipeScreen, title
 
-_LABEL_WIDTH = 14
+_FACTS_MARGIN = 2
+_LEAST_FACTS = 3
 
 
 def headline(outcome: Outcome) -> tuple[str, str, str]:
@@ -34,7 +36,8 @@ def headline(outcome: Outcome) -> tuple[str, str, str]:
     if code == ExitCode.UNREADABLE:
         return "⚠", "$text-warning", "the core is whole, but some pages could not be read"
     if code == ExitCode.INTERRUPTED:
-        return "■", "$text-warning", "aborted; the target runs, the core is not whole"
+        words = "aborted; the target runs, the core is not whole"
+        return "■", "$text-warning", words if outcome.report else clean(outcome.error) or words
     return "✗", "$text-error", clean(outcome.error) or f"failed with exit status {code}"
 
 
@@ -70,7 +73,7 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
                 "regions",
                 f"{fmt.count(report['regions_included'])} of {fmt.count(report['regions'])}, "
                 f"{fmt.count(report['threads'])} threads, "
-                f"{fmt.exact_size(report['holes_bytes'])} never touched and left out",
+                f"{fmt.exact_size(report['holes_bytes'])} of never-touched pages in them left out",
             )
         )
     path = output_file(pipe)
@@ -117,8 +120,10 @@ class ResultScreen(CorepipeScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,escape", "back", "Back", key_display="⏎", id="result.back"),
         Binding("y", "copy", "Copy command", id="result.copy"),
+        Binding("J,shift+down", "scroll_facts(1)", "Facts down", show=False, id="result.facts_down"),
+        Binding("K,shift+up", "scroll_facts(-1)", "Facts up", show=False, id="result.facts_up"),
         Binding("q", "app.quit", "Quit", id="result.quit"),
-        Binding("ctrl+c", "app.quit", "Quit", show=False, id="result.interrupt"),
+        Binding("ctrl+c,f10", "app.quit", "Quit", show=False, id="result.interrupt"),
     ]
 
     def __init__(self, request: DumpRequest, outcome: Outcome, comm: str, selection: Selection | None) -> None:
@@ -128,19 +133,21 @@ class ResultScreen(CorepipeScreen):
     def compose(self) -> ComposeResult:
         """Headline, facts, commands, keys."""
         mark, style, words = headline(self._outcome)
-        yield Static(
-            Content.assemble((" corepipe ", "bold $text on $primary"), f"  {self._comm} ({self._request.pid})"),
-            id="title",
-        )
+        yield Static(title(f"{self._comm or 'process'} ({self._request.pid})"), id="title")
         head = [Content.assemble((f"{mark} ", f"bold {style}"), (words, f"bold {style}"))]
         if self._outcome.hint:
             head.append(Content.assemble(("  try: ", MUTED), (clean(self._outcome.hint), "bold")))
         yield Static(Content("\n").join(head), id="headline")
+        expected = self._selection.core_bytes if self._selection else None
         with VerticalScroll(id="facts", can_focus=False):
-            yield Static(self._facts(), id="fact-lines")
+            for label, text in facts(self._outcome, self._request.pipe, expected):
+                with Horizontal(classes="fact"):
+                    yield Static(label, classes="fact-label", markup=False)
+                    yield Static(text, classes="fact-text", markup=False)
         yield Listing(
             [Column("command", " WHAT TO TYPE NEXT", 0, _command_cell)], key=lambda command: command, id="commands"
         )
+        yield Static("", id="command", markup=False)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -149,20 +156,42 @@ class ResultScreen(CorepipeScreen):
         commands = next_commands(request.pipe, exe) if self._outcome.exit_code in (0, 6) and exe else []
         as_root = self.corepipe.invoker is not None or os.geteuid() == 0
         commands.append(corepipe_command(request.pid, request.pipe, request.arguments(), as_root))
-        listing = self.query_one("#commands", Listing)
+        listing = self._commands
         listing.set_rows(commands)
         listing.focus()
 
-    def _facts(self) -> Content:
-        expected = self._selection.core_bytes if self._selection else None
-        return Content("\n").join(
-            Content.assemble((f"{label:>{_LABEL_WIDTH}}  ", MUTED), words)
-            for label, words in facts(self._outcome, self._request.pipe, expected)
-        )
+    def on_listing_cursor_moved(self) -> None:
+        """Show a command that the list cuts off in full."""
+        self._show_whole()
+
+    def on_resize(self) -> None:
+        """What is cut off depends on the width."""
+        self._show_whole()
+
+    def _show_whole(self) -> None:
+        command = clean(self._commands.cursor_row or "")
+        whole = self.query_one("#command", Static)
+        whole.display = cell_len(command) > self.size.width - 4
+        whole.update(Content(command))
+        self.call_after_refresh(self._fit_facts)
+
+    def _fit_facts(self) -> None:
+        """Give the facts what the others leave: the commands must be seen without scrolling."""
+        others = sum(widget.outer_size.height for widget in self.query("#title, #headline, #command, Footer"))
+        rest = self.size.height - others - len(self._commands.rows) - 1 - _FACTS_MARGIN
+        self.query_one("#facts").styles.max_height = max(rest, _LEAST_FACTS)
+
+    @property
+    def _commands(self) -> Listing[str]:
+        return self.query_one("#commands", Listing)
+
+    def action_scroll_facts(self, step: int) -> None:
+        """Scroll the facts by a line."""
+        self.query_one("#facts").scroll_relative(y=step, animate=False)
 
     def action_copy(self) -> None:
         """Copy the marked command."""
-        command = self.query_one("#commands", Listing).cursor_row
+        command = self._commands.cursor_row
         if command is not None:
             self.copy(command)
 
@@ -171,5 +200,5 @@ class ResultScreen(CorepipeScreen):
         self.action_copy()
 
     def action_back(self) -> None:
-        """Back to the regions, read anew, or to the processes."""
+        """Back to the regions, as they were chosen."""
         self.app.pop_screen()

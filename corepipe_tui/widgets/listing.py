@@ -22,10 +22,12 @@ from ..sanitize import fit
 
 RowType = TypeVar("RowType")
 Cell = str | tuple[str, str]
-"""Text (clean), or text with a style: the name of a component class without "listing--", or a rich style."""
+"""Text (clean), or text with a style: "dim", the name of a component class without "listing--", or a colour."""
 
 _MIN_FLEXIBLE = 12
 _FADE = 0.5
+_DARKEN = 0.15
+"""Colours that stand out on black are too pale on white."""
 
 
 @lru_cache(maxsize=64)
@@ -41,7 +43,8 @@ def _faded(style: Style) -> Style:
 class Column(Generic[RowType]):
     """A column: width in terminal cells, 0 for the one that takes the rest.
 
-    drop: where the terminal is narrow, columns with the highest number go first; 0 never goes.
+    drop: where the terminal is narrow, columns with the highest number go first; 0 never goes, and what the list is
+    sorted by goes last. least: what the column that takes the rest should have before others go.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Column(Generic[RowType]):
     cell: Callable[[RowType], Cell]
     right: bool = False
     drop: int = 0
+    least: int = _MIN_FLEXIBLE
 
 
 class Listing(ScrollView, Generic[RowType], can_focus=True):
@@ -74,7 +78,7 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
         background: $surface;
         color: $foreground;
         & > .listing--header { color: $text-muted; background: $panel; text-style: bold; }
-        & > .listing--header-sorted { color: $accent; background: $panel; text-style: bold; }
+        & > .listing--header-sorted { color: $text-accent; background: $panel; text-style: bold; }
         & > .listing--cursor { background: $primary; color: $text; text-style: bold; }
         & > .listing--cursor-blurred { background: $primary 40%; color: $text; }
         & > .listing--accent { color: $text-accent; }
@@ -135,7 +139,7 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
         super().__init__(id=id)
         self.columns = tuple(columns)
         self.rows: Sequence[RowType] = ()
-        self.sort: tuple[str, bool] = ("", False)
+        self._sort: tuple[str, bool] = ("", False)
         self.hidden: frozenset[str] = frozenset()
         self.empty_text = empty
         self._key = key
@@ -148,6 +152,23 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
     def cursor_row(self) -> RowType | None:
         """The row under the cursor, None in an empty list."""
         return self.rows[self.cursor] if 0 <= self.cursor < len(self.rows) else None
+
+    @property
+    def sort(self) -> tuple[str, bool]:
+        """Name of the column that the rows are sorted by, and whether they descend; for the header alone."""
+        return self._sort
+
+    @sort.setter
+    def sort(self, sort: tuple[str, bool]) -> None:
+        if sort != self._sort:
+            self._sort = sort
+            self._shown = []
+            self.refresh()
+
+    @property
+    def shown_columns(self) -> list[str]:
+        """Names of the columns that there is room for."""
+        return [column.name for column, _ in self._shown or self._layout(self.size.width)]
 
     def set_rows(self, rows: Sequence[RowType], *, to_top: bool = False) -> None:
         """Show other rows. The cursor stays on the row of the same key, at the same height of the screen."""
@@ -243,14 +264,13 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
         columns = [column for column in self.columns if column.name not in self.hidden]
         while True:
             fixed = sum(column.width + 1 for column in columns if column.width)
-            rest = width - fixed
-            flexible = any(not column.width for column in columns)
-            if rest >= (_MIN_FLEXIBLE if flexible else 0):
+            rest = width - fixed - 1
+            if rest >= max((column.least for column in columns if not column.width), default=0):
                 break
             droppable = [column for column in columns if column.drop]
             if not droppable:
                 break
-            columns.remove(max(droppable, key=lambda column: column.drop))
+            columns.remove(max(droppable, key=lambda column: (column.name != self.sort[0], column.drop)))
         return [(column, column.width or max(rest, 1)) for column in columns]
 
     # drawing -------------------------------------------------------------------------------------------------------
@@ -263,7 +283,8 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
         if name in {"accent", "good", "warn", "bad", "strong"}:
             part = self.get_component_rich_style(f"listing--{name}", partial=True)
             return base + Style(color=part.color, bold=part.bold)
-        return base + Style.parse(name)
+        color = Color.parse(name)
+        return base + Style(color=(color if self.app.current_theme.dark else color.darken(_DARKEN)).rich_color)
 
     def render_line(self, y: int) -> Strip:
         """See ScrollView: the first line is the header, the others are rows."""
