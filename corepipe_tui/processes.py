@@ -20,7 +20,9 @@ from .sanitize import clean
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CONTAINER_ID = re.compile(r"(?:^|[/:-])([0-9a-f]{12})[0-9a-f]{52}(?:\.scope|/|$)")
-_CONTAINER_NAME = re.compile(r"/(?:lxc|lxc\.payload|machine\.slice/machine)[/.-]([^/]+?)(?:\.scope)?(?:/|$)")
+_CONTAINER_NAME = re.compile(
+    r"/(?:lxc\.payload[./]|lxc/|machine\.slice/(?:machine-|systemd-nspawn@))([^/]+?)(?:\.scope|\.service)?(?:/|$)"
+)
 _STATES = {
     "R": "running",
     "S": "sleeping",
