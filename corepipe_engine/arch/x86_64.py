@@ -67,8 +67,8 @@ def _xsave_layout(features_mask: int) -> bytes:
     except OSError:
         return b""
     return b"".join(
-        struct.pack("<4I", number, size, offset, flags)
-        for number, (size, offset, flags, _) in zip(features, leaves, strict=True)
+        struct.pack("<4I", number, size, offset, 0)  # the kernel keeps the flags for later use
+        for number, (size, offset, _, _) in zip(features, leaves, strict=True)
         if size
     )
 
