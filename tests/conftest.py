@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +26,14 @@ _PACKAGES = {
     "jhsdb": "openjdk-17-jdk-headless",
     "javac": "openjdk-17-jdk-headless",
     "tmux": "tmux",
+    "pystack": "python3-venv  # then: pip install '.[test]'",
 }
 """Program -> Debian package."""
+
+
+def installed(program: str) -> bool:
+    """Whether a program is found on PATH or beside this Python."""
+    return shutil.which(program) is not None or (Path(sys.executable).parent / program).exists()
 
 
 def _in_ci() -> bool:
@@ -39,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    missing = sorted(name for name in _PACKAGES if shutil.which(name) is None)
+    missing = sorted(name for name in _PACKAGES if not installed(name))
     lines = []
     if missing:
         packages = " ".join(sorted({_PACKAGES[name] for name in missing}))
@@ -54,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for marker in item.iter_markers("needs"):
             for name in marker.args:
-                if shutil.which(name) is None:
+                if not installed(name):
                     missing[name] = _PACKAGES.get(name, name)
                     item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
         if item.get_closest_marker("live") and os.geteuid() != 0:

@@ -134,8 +134,8 @@ def start_target(
 ) -> Target:
     """Start a program that speaks the protocol of targets/target.h and return it once it is ready.
 
-    Programs in other languages write their facts to descriptor TARGET_READY and close it; those that do not map the
-    state page take shared_state=False.
+    Programs in other languages write their facts to descriptor TARGET_READY and close it, or write the line "ready";
+    those that do not map the state page take shared_state=False.
     """
     state_path = folder / f"state.{os.urandom(6).hex()}"
     state_path.write_bytes(bytes(_PAGE))
@@ -166,6 +166,8 @@ def start_target(
     target = Target(process, {}, state)
     with open(read_end, encoding="utf-8") as facts:
         for line in facts:
+            if line == "ready\n":
+                break
             name, _, value = line.rstrip("\n").partition("=")
             target.facts[name] = value
     if process.poll() is not None:
