@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 from array import array
 from collections.abc import Iterable
@@ -33,6 +34,12 @@ def region(start: int, size: int, **fields: object) -> Region:
     }
     values.update(fields)
     return Region(start, start + size, **values)  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=1)
+def many_regions() -> tuple[Region, ...]:
+    """70,000 mappings of a page, a page apart."""
+    return tuple(region(BASE + 2 * PAGE * number, PAGE) for number in range(70_000))
 
 
 def plan_of(

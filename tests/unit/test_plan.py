@@ -17,7 +17,7 @@ from corepipe_engine.policy import Decision, Extent
 from corepipe_engine.regions import Region
 from corepipe_engine.stream import chunks
 
-from .model import ALL, BASE, FIRST, NONE, PAGE, file_of, page_content, plan_of, region
+from .model import ALL, BASE, FIRST, NONE, PAGE, file_of, many_regions, page_content, plan_of, region
 
 Decided = tuple[Region, Decision, bool]
 MIB = 1 << 20
@@ -66,9 +66,8 @@ def test_permissions_become_p_flags(perms: str, flags: int) -> None:
 def test_any_number_of_mappings_reads_back(headers: int) -> None:
     """65,535 program headers and more need the extended count, which stands behind all data."""
     segments = headers - 1
-    decided = [
-        (region(BASE + 2 * PAGE * i, PAGE), ALL if i in (0, segments - 1) else NONE, False) for i in range(segments)
-    ]
+    mappings = many_regions()[:segments]
+    decided = [(mapped, ALL if i in (0, segments - 1) else NONE, False) for i, mapped in enumerate(mappings)]
     plan = plan_of(decided, notes_bytes=20)
     data = file_of(plan)
     assert len(data) == plan.total_bytes
@@ -167,7 +166,7 @@ def test_joining_stops_at_the_first_hole_size_that_fits() -> None:
 
 def test_more_mappings_than_that_keep_their_holes() -> None:
     """Nothing is gained by joining when the mappings alone are too many."""
-    decided = [(region(BASE + 2 * PAGE * i, PAGE), NONE, False) for i in range(PN_XNUM)]
+    decided = [(mapped, NONE, False) for mapped in many_regions()[:PN_XNUM]]
     big = BASE + (1 << 40)
     decided.append((region(big, 4 * MIB), ALL, True))
     plan = plan_of(decided, [big, big + PAGE, big + 2 * MIB, big + 2 * MIB + PAGE])

@@ -17,7 +17,7 @@ from corepipe_engine.memory import Buffer, MemoryReader
 from corepipe_engine.plan import DumpPlan
 from corepipe_engine.stream import BUFFERS, CoreStream, raise_error
 
-from .model import ALL, BASE, NONE, PAGE, ModelMemory, file_of, plan_of, region
+from .model import ALL, BASE, NONE, PAGE, ModelMemory, file_of, many_regions, plan_of, region
 
 MIB = 1 << 20
 PATIENCE_SECONDS = 60.0
@@ -126,7 +126,7 @@ def test_a_reader_of_odd_sizes_and_a_nonblocking_pipe_change_nothing(pipe: Pipe)
 
 
 def test_a_core_with_the_extended_count_ends_with_its_section_header(pipe: Pipe) -> None:
-    plan = plan_of([(region(BASE + 2 * PAGE * i, PAGE), ALL if i == 7 else NONE, False) for i in range(70_000)])
+    plan = plan_of([(mapped, ALL if i == 7 else NONE, False) for i, mapped in enumerate(many_regions())])
     pipe.read_in_background()
     stream = stream_of(plan, pipe.write_fd)
     stream.start()
