@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,6 +182,7 @@ def assert_same_as_memory(core: Core, pid: int) -> int:
     return compared
 
 
+@functools.lru_cache(maxsize=32)
 def pattern(length: int, first_word: int = 0) -> bytes:
     """What targets/target.h fills its areas with, made anew from the formula."""
     words = range(first_word, first_word + length // 8)
