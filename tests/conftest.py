@@ -56,14 +56,21 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lines
 
 
+def _needed(item: pytest.Item) -> list[str]:
+    """Programs without which a test cannot run."""
+    names = [name for marker in item.iter_markers("needs") for name in marker.args]
+    if "build_target" in getattr(item, "fixturenames", ()):
+        names.append("gcc")
+    return names
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     missing: dict[str, str] = {}
     for item in items:
-        for marker in item.iter_markers("needs"):
-            for name in marker.args:
-                if not installed(name):
-                    missing[name] = _PACKAGES.get(name, name)
-                    item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
+        for name in _needed(item):
+            if not installed(name):
+                missing[name] = _PACKAGES.get(name, name)
+                item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
         if item.get_closest_marker("live") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="only root may dump any process"))
     if missing and _in_ci():
