@@ -132,7 +132,7 @@ class HeaderProbe:
 
     def __init__(self, task: ProcDir) -> None:
         self._task = task
-        self._memory = ProcessMemory(task)
+        self._memory = ProcessMemory(task, task.stat().pid)  # the thread: a leader that has exited has no memory
         self._buffer = Buffer(PAGE_SIZE)
         self._known: dict[tuple[str, int], bool] = {}
 
