@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ..support.checks import assert_counter_moves, assert_target_untouched
-from ..support.cores import Core, assert_well_formed
+from ..support.cores import Core, assert_well_formed, pattern
 from ..support.engine import run_corepipe
-from ..support.proc import tids
+from ..support.proc import tids, tracers
 from ..support.readers import run_gdb
 
 pytestmark = pytest.mark.live
@@ -51,3 +51,17 @@ def test_gdb_unwinds_every_thread_of_a_busy_process(spawn_target, build_target, 
     threads = len(Core(tmp_path / "core").thread_ids)
     assert reading.out.count("\nThread ") == threads
     assert reading.out.count(f" {function} (") >= (16 if program == "spin" else 4)
+
+
+@pytest.mark.parametrize("mode", ["direct", "buffer"])
+def test_a_process_whose_first_thread_has_ended_is_dumped_with_the_others(spawn_target, tmp_path, mode):
+    target = spawn_target("leaderless")
+    before = target.fingerprint()
+    run_corepipe(target.pid, "--mode", mode, output=tmp_path / "core")
+    core = Core(tmp_path / "core")
+    assert_well_formed(core)
+    assert core.thread_ids == [tid for tid in tids(target.pid) if tid != target.pid]
+    assert core.read(target.number("area"), 4 * 4096) == pattern(4 * 4096)
+    assert not tracers(target.pid)
+    assert_counter_moves(target)
+    assert target.signals == before.signals
