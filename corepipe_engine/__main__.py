@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 
 from . import __version__
@@ -64,6 +65,8 @@ def parse_pid(text: str | None) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `corepipe` and return its exit status."""
+    # Ignored by a parent, it stays ignored: then the kernel keeps no exit status, nor a signal that a thread stopped.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         return _main(arguments)
     except CorepipeError as error:

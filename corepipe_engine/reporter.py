@@ -168,8 +168,9 @@ class Reporter:
         self._console = console
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
-        # A SIGCHLD that this thread took would be lost to the one that waits for the target's threads to stop.
-        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        # A SIGCHLD that this thread took would be lost to the one that waits for the target's threads to stop; a
+        # SIGTSTP, SIGTTIN or SIGTTOU would stop all of us, and the target would stand still until we go on.
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._thread.start()
         finally:
