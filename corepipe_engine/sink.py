@@ -1,7 +1,7 @@
 """Where the stream goes: an open file descriptor, or a shell command.
 
 The command runs under bash with pipefail where there is one, so that a failing first stage of 'zstd | ssh ...' is
-not hidden by a last stage that ends well; else under sh.
+not hidden by a last stage that ends well; else under sh, with pipefail where it knows that (busybox, newer dash).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _STDERR_TAIL = 8192
 _KILL_GRACE_SECONDS = 2.0
 _LEAVE_SECONDS = 1.0
 _DUMP_UMASK = 0o077
+_SHELL_FOLDERS = "/bin:/usr/bin"
+_SH = "/bin/sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +142,17 @@ class CommandSink:
         self.command = command
         self.status: int | None = None
         self._tail = b""
-        shell = shutil.which("bash", path="/bin:/usr/bin")
-        arguments = [shell, "-o", "pipefail", "-c"] if shell else ["/bin/sh", "-c"]
-        check_syntax(command, shell or "/bin/sh")
+        shell = _shell()
+        check_syntax(command, shell[0])
         read_end, write_end = os.pipe()
         stderr_read, stderr_write = os.pipe()
+        if invoker is not None:  # or it could not open /dev/stdin and /dev/stderr, which lead to these pipes
+            for fd in (read_end, stderr_write):
+                with contextlib.suppress(OSError):
+                    os.fchown(fd, invoker.uid, invoker.gid)
         try:
             self._process = subprocess.Popen(
-                [*arguments, command],
+                [*shell, "-c", command],
                 stdin=read_end,
                 stderr=stderr_write,
                 env=_environment(invoker),
@@ -225,6 +230,17 @@ class CommandSink:
             for pidfd in stages.values():
                 os.close(pidfd)
         self.close()
+
+
+def _shell() -> list[str]:
+    """Return the shell that runs the command, with the options that make it tell of every stage that fails."""
+    bash = shutil.which("bash", path=_SHELL_FOLDERS)
+    if bash:
+        return [bash, "-o", "pipefail"]
+    pipefail = [_SH, "-o", "pipefail"]
+    null = subprocess.DEVNULL
+    probe = subprocess.run([*pipefail, "-c", ":"], stdin=null, stdout=null, stderr=null, check=False)
+    return [_SH] if probe.returncode else pipefail
 
 
 def check_syntax(command: str, shell: str = "/bin/sh") -> None:

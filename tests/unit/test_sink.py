@@ -262,3 +262,31 @@ def test_a_failed_write_is_told_in_words(number: int, command: str, words: str) 
 )
 def test_statuses_in_words(status: int, words: str) -> None:
     assert describe_status(status) == words
+
+
+# --- shells --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_bash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink_module, "_SHELL_FOLDERS", "/no/such/folder")
+
+
+@needs_bash
+def test_without_bash_a_sh_that_knows_pipefail_is_used_with_it(
+    without_bash: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sh").symlink_to(str(shutil.which("bash", path="/bin:/usr/bin")))
+    monkeypatch.setattr(sink_module, "_SH", str(tmp_path / "sh"))
+    assert finish(CommandSink("(exit 9) | cat > /dev/null", None)) == 9
+
+
+def test_without_bash_a_sh_that_does_not_know_pipefail_runs_the_command(
+    without_bash: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = tmp_path / "sh"
+    shell.write_text('#!/bin/sh\n[ "$1" != -o ] || exit 2\nexec /bin/sh "$@"\n')
+    shell.chmod(0o755)
+    monkeypatch.setattr(sink_module, "_SH", str(shell))
+    assert finish(CommandSink("(exit 9) | cat > /dev/null", None)) == 0
+    assert finish(CommandSink("exit 4", None)) == 4
