@@ -7,6 +7,7 @@ import datetime
 import select
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import __version__
@@ -20,7 +21,7 @@ from .errors import (
     SinkError,
     StopDeadlineError,
 )
-from .events import Failed, Finished, Phase, Planned, Progress, SinkStderr, Started
+from .events import Failed, Finished, Notice, Phase, Planned, Progress, SinkStderr, Started
 from .inspection import elf_class_of, live_task, open_target
 from .interrupts import Interrupts
 from .modes import captured_by_mode
@@ -32,6 +33,8 @@ from .stream import CoreStream, raise_error
 
 _PROGRESS_SECONDS = 0.1
 _DRAIN_SECONDS = 1.0
+_STDERR_SECONDS = 0.2
+_WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,9 @@ def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Repo
             identity = read_identity(process, task)
         report.comm = identity.comm.decode("utf-8", "backslashreplace")
         reporter.emit(Started(order.pid, report.comm, __version__))
-        sink = _open_sink(order, report)
+        sink = _open_sink(order, report, reporter)
         context = Context(
-            process, arch, order.options, identity, reporter, interrupts, report, lambda: _check_sink(sink)
+            process, arch, order.options, identity, reporter, interrupts, report, lambda: _check_sink(sink, reporter)
         )
         context.phase(Phase.PREPARE)
         try:
@@ -96,7 +99,9 @@ def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Repo
                 report.take_plan(captured.plan, captured.threads)
                 report.shared_live = list(captured.shared_live)
                 reporter.emit(_planned(report))
-                _stream(context, captured, sink)
+                broken = _stream(context, captured, sink)
+            if broken is not None:
+                raise _explain(broken, context, sink) from broken
             context.phase(Phase.FINISH)
             _await_sink(context, sink)
         except BaseException:
@@ -110,11 +115,15 @@ def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Repo
     return ExitCode.DONE
 
 
-def _open_sink(order: Order, report: Report) -> Sink:
+def _open_sink(order: Order, report: Report, reporter: Reporter) -> Sink:
     if order.pipe_command is None:
         return FdSink(order.output_fd)
     report.sink_command = order.pipe_command
-    report.sink_user = order.invoker.name if order.invoker else ""
+    if order.invoker:
+        report.sink_user = order.invoker.name
+        notice = f"the pipe command runs as {order.invoker.name}, umask 077; --pipe-as-root turns that off"
+        report.notices.append(notice)
+        reporter.emit(Notice(notice))
     return CommandSink(order.pipe_command, order.invoker)
 
 
@@ -129,15 +138,14 @@ def _planned(report: Report) -> Planned:
     )
 
 
-def _check_sink(sink: Sink) -> None:
+def _check_sink(sink: Sink, reporter: Reporter) -> None:
     """Raise SinkError if the pipe command has ended already: then the target need not be touched at all."""
     if sink.command and sink.poll():
-        raise _sink_error(sink, "ended at once, before the target was touched")
+        raise _sink_error(sink, reporter, "ended at once, before the target was touched")
 
 
-def _sink_error(sink: Sink, what: str) -> SinkError:
-    while sink.stderr_fd >= 0 and select.select([sink.stderr_fd], [], [], 0.05)[0]:
-        sink.take_stderr()
+def _sink_error(sink: Sink, reporter: Reporter, what: str) -> SinkError:
+    _hear_out(sink, reporter)
     said = sink.stderr_tail().strip().splitlines()
     reason = f": {said[-1]}" if said else ""
     status = describe_status(sink.status) if sink.status is not None else "still running"
@@ -147,8 +155,20 @@ def _sink_error(sink: Sink, what: str) -> SinkError:
     )
 
 
-def _stream(context: Context, captured: Captured, sink: Sink) -> None:
-    """Send the core; returns when the sink has taken the last byte. The target may stand still meanwhile."""
+def _hear_out(sink: Sink, reporter: Reporter) -> None:
+    """Pass on what a command that has ended printed last; a process of it that stays and prints on is not heard out."""
+    deadline = time.monotonic() + _STDERR_SECONDS
+    while sink.stderr_fd >= 0 and (left := deadline - time.monotonic()) > 0:
+        if not select.select([sink.stderr_fd], [], [], min(left, 0.05))[0]:
+            break
+        _take_stderr(sink, reporter)
+
+
+def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | None:
+    """Send the core; returns when the sink has taken the last byte, or with what broke the sink.
+
+    The target may stand still meanwhile, so nothing waits here for the sink to explain itself.
+    """
     plan = captured.plan
     stream = CoreStream(plan, plan.header(captured.notes), captured.reader, sink.fd, sink.command)
     watch = _Watch(context, captured, sink, stream)
@@ -162,27 +182,29 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> None:
             raise DumpFailedError(captured.lost(), "try again") from error
         raise
     except SinkError as error:
-        raise _explain(error, sink) from error
+        return error
     finally:
-        stream.close(_DRAIN_SECONDS if stream.done else 0.0)
+        stream.close(_DRAIN_SECONDS if stream.done and stream.error is None else 0.0)
         context.report.bytes_written = stream.written
         context.report.stream_seconds = time.monotonic() - begun
         context.report.unreadable = list(captured.reader.unreadable)
         context.report.unreadable_bytes = sum(length for _, length in captured.reader.unreadable)
         context.reporter.emit(Progress(context.reporter.now(), stream.written, plan.total_bytes))
     captured.reader.close()
+    return None
 
 
-def _explain(error: SinkError, sink: Sink) -> SinkError:
+def _explain(error: SinkError, context: Context, sink: Sink) -> SinkError:
     """Return the error with what the command said, when it is the command that broke the pipe."""
     if not sink.command:
         return error
+    context.interrupts.check()  # Ctrl+C ends the command too
     deadline = time.monotonic() + _DRAIN_SECONDS
-    while not sink.poll() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    while not sink.poll() and (left := deadline - time.monotonic()) > 0:
+        watch_once(context, sink, min(left, 0.01))
     if sink.status is None:
         return error
-    return _sink_error(sink, "ended before it had taken the whole core")
+    return _sink_error(sink, context.reporter, "ended before it had taken the whole core")
 
 
 class _Watch:
@@ -245,11 +267,23 @@ def _take_stderr(sink: Sink, reporter: Reporter) -> None:
 
 
 def _await_sink(context: Context, sink: Sink) -> None:
-    """Close the pipe and wait for the command to end well. Errors: SinkError, InterruptedDumpError."""
+    """Wait until the last byte is taken, close the pipe, and wait for the command to end well.
+
+    Errors: SinkError, InterruptedDumpError.
+    """
+    try:
+        _wait_until(sink.drained, context, sink)
+    except SinkError as error:
+        raise _explain(error, context, sink) from error
     sink.close()
-    while not sink.poll():
-        watch_once(context, sink, 0.02)
-    while sink.stderr_fd >= 0 and select.select([sink.stderr_fd], [], [], 0)[0]:
-        _take_stderr(sink, context.reporter)
+    _wait_until(sink.poll, context, sink)
+    _hear_out(sink, context.reporter)
     if sink.status:
-        raise _sink_error(sink, "took the whole core but failed")
+        raise _sink_error(sink, context.reporter, "took the whole core but failed")
+
+
+def _wait_until(condition: Callable[[], bool], context: Context, sink: Sink) -> None:
+    seconds = 0.001
+    while not condition():
+        watch_once(context, sink, seconds)
+        seconds = min(2 * seconds, _WAIT_SECONDS)

@@ -15,7 +15,9 @@ import select
 import shutil
 import signal
 import stat
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,6 +76,9 @@ class Sink(Protocol):
     def stderr_tail(self) -> str:
         """Return the last of what the command printed."""
 
+    def drained(self) -> bool:
+        """Return whether the far end has taken all that was written. SinkError if it went away and left some of it."""
+
     def close(self) -> None:
         """Tell the far end that the stream is whole."""
 
@@ -90,6 +95,30 @@ def set_pipe_size(fd: int) -> None:
     with contextlib.suppress(OSError):
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             fcntl.fcntl(fd, f_setpipe_sz, PIPE_BYTES)
+
+
+def unread_bytes(fd: int) -> int:
+    """Return how many bytes a pipe holds that nobody has read; 0 for what is no pipe."""
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return 0
+    count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+    return count
+
+
+def _reader_gone(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, 0)
+    return any(event & select.POLLERR for _, event in poller.poll(0))
+
+
+def _drained(fd: int, command: str, ended: bool) -> bool:
+    """See Sink.drained; ended: the command has ended, and what it left nobody will read."""
+    gone = ended or _reader_gone(fd)  # asked first: the last byte may be taken, and the reader end, right after
+    if not unread_bytes(fd):
+        return True
+    if gone:
+        raise write_error(OSError(errno.EPIPE, os.strerror(errno.EPIPE)), command)
+    return False
 
 
 class FdSink:
@@ -115,6 +144,10 @@ class FdSink:
     def stderr_tail(self) -> str:
         """Nothing: no command."""
         return ""
+
+    def drained(self) -> bool:
+        """See Sink.drained."""
+        return _drained(self.fd, "", ended=False)
 
     def close(self) -> None:
         """Close the descriptor; a file system may report a write error only now (SinkError)."""
@@ -190,6 +223,10 @@ class CommandSink:
     def stderr_tail(self) -> str:
         """See Sink.stderr_tail."""
         return self._tail.decode("utf-8", "replace")
+
+    def drained(self) -> bool:
+        """See Sink.drained."""
+        return _drained(self.fd, self.command, self.poll())
 
     def close(self) -> None:
         """See Sink.close."""

@@ -264,6 +264,56 @@ def test_statuses_in_words(status: int, words: str) -> None:
     assert describe_status(status) == words
 
 
+# --- the end of the stream -----------------------------------------------------------------------------------------
+
+
+def test_a_pipe_is_drained_once_all_is_read_and_broken_if_the_reader_leaves_some() -> None:
+    read_fd, write_fd = os.pipe()
+    sink = FdSink(write_fd)
+    assert sink.drained()
+    os.write(write_fd, b"core")
+    assert not sink.drained()
+    os.read(read_fd, 3)
+    assert not sink.drained()
+    os.close(read_fd)
+    with pytest.raises(SinkError, match="the reader of standard output closed the pipe"):
+        sink.drained()
+    sink.close()
+
+
+def test_a_reader_that_leaves_after_the_last_byte_has_the_whole_core() -> None:
+    read_fd, write_fd = os.pipe()
+    sink = FdSink(write_fd)
+    os.write(write_fd, b"core")
+    os.read(read_fd, 4)
+    os.close(read_fd)
+    assert sink.drained()
+    sink.close()
+
+
+def test_a_file_is_always_drained(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "core", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"core")
+    sink = FdSink(fd)
+    os.lseek(fd, 0, os.SEEK_SET)
+    assert sink.drained()
+    sink.close()
+
+
+def test_a_command_that_ends_well_with_bytes_left_in_the_pipe_has_not_taken_them(tmp_path: Path) -> None:
+    sink = CommandSink(f"until [ -e '{tmp_path}/end' ]; do sleep 0.01; done", None)
+    os.write(sink.fd, b"core")
+    assert not sink.drained()
+    (tmp_path / "end").touch()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not sink.poll():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    with pytest.raises(SinkError, match="the pipe command closed the pipe"):
+        sink.drained()
+    sink.close()
+
+
 # --- shells --------------------------------------------------------------------------------------------------------
 
 
