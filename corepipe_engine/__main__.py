@@ -9,7 +9,7 @@ import signal
 import sys
 
 from . import __version__
-from .errors import CorepipeError, ExitCode, UsageError
+from .errors import CorepipeError, ExitCode, UsageError, in_words
 from .options import ArgumentParser, add_dump_options, options_from
 
 _DESCRIPTION = "Stream a core dump of a running process into a pipe; the process stands still as short as can be."
@@ -69,17 +69,32 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         return _main(arguments)
-    except CorepipeError as error:
-        from .reporter import printable
-
-        hint = f"  try: {printable(error.hint)}\n" if error.hint else ""
-        if sys.stderr is not None:
-            sys.stderr.write(f"corepipe: {printable(error.message)}\n{hint}")
-        return int(error.exit_code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # --plan | head
         return int(ExitCode.SINK_FAILED)
+    except Exception as error:
+        told = in_words(error)
+        verbose = {"-v", "--verbose"} & set(sys.argv[1:] if arguments is None else arguments)
+        _complain(told, error if verbose and told is not error else None)
+        return int(told.exit_code)
+
+
+def _complain(told: CorepipeError, bug: Exception | None) -> None:
+    """Print an error that no reporter could tell of; bug: with where it came from."""
+    if sys.stderr is None:
+        return
+    text = f"corepipe: {told.message}\n" + (f"  try: {told.hint}\n" if told.hint else "")
+    with contextlib.suppress(Exception):  # such as an import that fails for want of memory
+        from .reporter import printable
+
+        text = printable(text)
+        if bug is not None:
+            import traceback
+
+            text += printable("".join(traceback.format_exception(bug)))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text)
 
 
 def _main(arguments: list[str] | None) -> int:
@@ -92,7 +107,7 @@ def _main(arguments: list[str] | None) -> int:
         from .showplan import show_plan
 
         return show_plan(pid, dump_options, options.json, options.verbose)
-    from .dump import Order, finish, run_dump
+    from .dump import Order, ReportFile, finish, run_dump
     from .interrupts import Interrupts
     from .reporter import Console, Reporter
     from .sink import sudo_invoker
@@ -100,13 +115,14 @@ def _main(arguments: list[str] | None) -> int:
     _check_output(options.pipe)
     _check_events_fd(options.events_fd)
     _open_standard_descriptors()
-    invoker = None if options.pipe_as_root or options.pipe is None else sudo_invoker()
+    invoker = None if options.pipe_as_root or not (options.pipe or options.report) else sudo_invoker()
+    report_file = ReportFile(options.report, invoker) if options.report else None
     verbosity = -1 if options.quiet else int(options.verbose)
     reporter = Reporter(Console(2, verbosity), options.events_fd)
     order = Order(pid, dump_options, options.pipe, invoker, options.strict)
     with Interrupts() as interrupts:
         report = run_dump(order, reporter, interrupts)
-        code = finish(report, reporter, options.report)
+        code = finish(report, reporter, report_file)
         reporter.close()
     return code
 

@@ -7,6 +7,7 @@ import datetime
 import select
 import shlex
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,12 +15,12 @@ from . import __version__
 from .arch import arch_of
 from .capture import Captured, Context, read_identity
 from .errors import (
-    CorepipeError,
     DumpFailedError,
     ExitCode,
     NoSuchProcessError,
     SinkError,
     StopDeadlineError,
+    in_words,
 )
 from .events import Failed, Finished, Notice, Phase, Planned, Progress, SinkStderr, Started
 from .inspection import elf_class_of, live_task, open_target
@@ -49,31 +50,40 @@ class Order:
     output_fd: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class ReportFile:
+    """Where the report goes, and who writes it: under sudo the user who called it, None for ourselves."""
+
+    path: str
+    writer: Invoker | None = None
+
+
 def run_dump(order: Order, reporter: Reporter, interrupts: Interrupts) -> Report:
-    """Make the dump and return the report, which tells of success or failure; raises nothing that a user can meet."""
+    """Make the dump and return the report, which tells of success or failure; raises no Exception."""
     report = Report(version=__version__, pid=order.pid, started=_now())
     try:
         report.exit_code = int(_dump(order, reporter, interrupts, report))
-    except CorepipeError as error:
-        report.exit_code, report.error, report.hint = int(error.exit_code), error.message, error.hint
-    except MemoryError:
-        report.exit_code = int(ExitCode.FAILED)
-        report.error, report.hint = "corepipe ran out of memory; the target runs", "--mode direct needs the least"
+    except Exception as error:
+        told = in_words(error)
+        report.exit_code, report.error, report.hint = int(told.exit_code), told.message, told.hint
+        if told is not error:
+            report.traceback = traceback.format_exc()
     report.finished = _now()
     if report.error:
         reporter.emit(Failed(report.error, report.hint, report.exit_code))
     return report
 
 
-def finish(report: Report, reporter: Reporter, path: str | None) -> int:
+def finish(report: Report, reporter: Reporter, file: ReportFile | None) -> int:
     """Write the report where it was asked for, emit the last event, and return the exit status."""
     code = report.exit_code or 0
-    if path:
+    if file is not None:
         try:
-            report.write(path)
-        except CorepipeError as error:
-            code = code or int(error.exit_code)
-            reporter.emit(Failed(error.message, error.hint, code))
+            report.write(file.path, file.writer)
+        except Exception as error:
+            told = in_words(error)
+            code = code or int(told.exit_code)
+            reporter.emit(Failed(told.message, told.hint, code))
     reporter.emit(Finished(code, report.to_dict()))
     return code
 

@@ -7,6 +7,7 @@ Every error that a user can meet is a CorepipeError: what failed and why (the me
 from __future__ import annotations
 
 import enum
+import errno
 
 
 class ExitCode(enum.IntEnum):
@@ -75,3 +76,23 @@ class InterruptedDumpError(CorepipeError):
     """The user, or a signal, ended the dump; the target runs."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def in_words(error: Exception) -> CorepipeError:
+    """Return the error as one that a user can use. It is raised on the way out, when the target runs again."""
+    if isinstance(error, CorepipeError):
+        return error
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return DumpFailedError("corepipe ran out of memory; the target runs", "--mode direct needs the least")
+    if number in (errno.EMFILE, errno.ENFILE):
+        return DumpFailedError("corepipe may open no more files; the target runs", "ulimit -n 1024   # then again")
+    if number == errno.EAGAIN or (isinstance(error, RuntimeError) and "start new thread" in str(error)):
+        return DumpFailedError(
+            "corepipe may start no more threads or processes; the target runs",
+            "ulimit -u; cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/pids.max   # the limits",
+        )
+    return DumpFailedError(
+        f"internal error: {type(error).__name__}: {error}; the target runs",
+        "the same with -v, which shows where, and report it",
+    )

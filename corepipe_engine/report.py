@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from .errors import DumpFailedError
 from .plan import DumpPlan
 from .policy import Extent
+from .sink import Invoker
 
 
 @dataclass(slots=True)
@@ -18,6 +20,7 @@ class Report:
     """All that is known at the end of a dump. Sizes in bytes, times in seconds; started and finished are ISO 8601, UTC.
 
     omitted: reason -> [number of regions, bytes of address space]. Ranges are [address, bytes].
+    traceback: where an error that should not happen came from.
     """
 
     version: str
@@ -28,6 +31,7 @@ class Report:
     exit_code: int | None = None
     error: str = ""
     hint: str = ""
+    traceback: str = ""
     mode: str = ""
     mode_why: str = ""
     fallbacks: list[str] = field(default_factory=list)
@@ -67,26 +71,58 @@ class Report:
         """Return the record as plain data."""
         return asdict(self)
 
-    def write(self, path: str) -> None:
+    def write(self, path: str, writer: Invoker | None = None) -> None:
         """Write the report as JSON, readable by its owner alone. An existing file is replaced, a link never followed.
 
-        A device or a FIFO is written to and stays what it is. Errors: DumpFailedError.
+        A device or a FIFO is written to and stays what it is. writer: who owns the file; it is written with his rights.
+        Errors: DumpFailedError.
         """
         import json
 
         data = (json.dumps(self.to_dict(), indent=2) + "\n").encode("ascii")
         try:
-            if _special(path):
-                _write(path, os.O_NOCTTY | os.O_NONBLOCK, data)  # a FIFO without a reader is an error, not a wait
+            if writer is None:
+                _store(path, data)
             else:
-                _replace(path, data)
+                _store_as(writer, path, data)
         except OSError as error:
-            raise DumpFailedError(f"cannot write the report {path}: {error.strerror}") from error
+            who = f" as {writer.name}" if writer else ""
+            raise DumpFailedError(f"cannot write the report {path}{who}: {error.strerror}") from error
+
+
+def _store_as(writer: Invoker, path: str, data: bytes) -> None:
+    """Write in a child process, which gives up all other rights: a thread of ours may be stuck and could not."""
+    pid = os.fork()
+    if pid == 0:
+        number = errno.EIO
+        try:
+            os.setgroups(writer.groups)
+            os.setgid(writer.gid)
+            os.setuid(writer.uid)
+            _store(path, data)
+            number = 0
+        except OSError as error:
+            number = error.errno or errno.EIO
+        finally:
+            os._exit(number)
+    number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if number:
+        number = number if number > 0 else errno.EINTR
+        raise OSError(number, os.strerror(number))
+
+
+def _store(path: str, data: bytes) -> None:
+    if _special(path):
+        _write(path, os.O_NOCTTY | os.O_NONBLOCK, data)  # a FIFO without a reader is an error, not a wait
+    else:
+        _replace(path, data)
 
 
 def _special(path: str) -> bool:
-    """Return whether path leads to something that is no regular file, and must not be replaced by one."""
+    """Return whether path leads to something that must not be replaced by a file: a device, a FIFO, /dev/stdout."""
     try:
+        if os.path.islink(path) and os.readlink(path).startswith("/proc/"):
+            return True
         return not stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         return False

@@ -93,6 +93,8 @@ class Console:
             return summary(event.report)
         if not verbose:
             return ""
+        if isinstance(event, Finished):
+            return printable(str(event.report.get("traceback", "")))
         if isinstance(event, PhaseChanged):
             return f"corepipe: {event.at:8.3f} s  {event.phase}\n"
         if isinstance(event, Planned):

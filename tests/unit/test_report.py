@@ -63,6 +63,15 @@ def test_a_link_to_a_device_is_refused_and_stays(tmp_path: Path) -> None:
     assert link.is_symlink()
 
 
+def test_a_link_to_a_descriptor_is_refused_and_stays(tmp_path: Path) -> None:
+    """/dev/stdout is such a link."""
+    link = tmp_path / "stdout"
+    link.symlink_to("/proc/self/fd/1")
+    with pytest.raises(DumpFailedError):
+        report().write(str(link))
+    assert os.readlink(link) == "/proc/self/fd/1"
+
+
 def test_a_fifo_gets_the_report_and_stays_a_fifo(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
