@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import stat
 import sys
 
 from . import __version__
@@ -112,7 +113,8 @@ def _main(arguments: list[str] | None) -> int:
     from .reporter import Console, Reporter
     from .sink import sudo_invoker
 
-    _check_output(options.pipe)
+    if options.pipe is None:
+        _check_output(options.events_fd)
     _check_events_fd(options.events_fd)
     _open_standard_descriptors()
     invoker = None if options.pipe_as_root or not (options.pipe or options.report) else sudo_invoker()
@@ -127,19 +129,28 @@ def _main(arguments: list[str] | None) -> int:
     return code
 
 
-def _check_output(pipe: str | None) -> None:
-    """Refuse a terminal before anything is looked at."""
-    if pipe is None:
-        try:
-            terminal = os.isatty(1)
-            os.fstat(1)
-        except OSError as error:
-            raise UsageError("standard output is closed", "corepipe PID > core") from error
-        if terminal:
-            raise UsageError(
-                "standard output is a terminal, and a core is binary",
-                "corepipe PID > core   # or: corepipe PID --pipe 'zstd > core.zst'",
-            )
+def _check_output(events_fd: int) -> None:
+    """Refuse a standard output that cannot take a core, before anything is looked at."""
+    try:
+        terminal = os.isatty(1)
+        output = os.fstat(1)
+    except OSError as error:
+        raise UsageError("standard output is closed", "corepipe PID > core") from error
+    if terminal:
+        raise UsageError(
+            "standard output is a terminal, and a core is binary",
+            "corepipe PID > core   # or: corepipe PID --pipe 'zstd > core.zst'",
+        )
+    if stat.S_ISCHR(output.st_mode):  # /dev/null: nothing is mixed there
+        return
+    for fd, what, hint in (
+        (2, "messages would go", "corepipe PID > core   # without 2>&1"),
+        (events_fd, "--events-fd would write", "corepipe PID --events-fd 3 3> events > core"),
+    ):
+        with contextlib.suppress(OSError, OverflowError):  # closed: _check_events_fd tells
+            other = os.fstat(fd)
+            if (other.st_dev, other.st_ino) == (output.st_dev, output.st_ino):
+                raise UsageError(f"standard output takes the core, and {what} into it", hint)
 
 
 def _check_events_fd(fd: int) -> None:
