@@ -111,12 +111,14 @@ def _main(arguments: list[str] | None) -> int:
     from .dump import Order, ReportFile, finish, run_dump
     from .interrupts import Interrupts
     from .reporter import Console, Reporter
+    from .secrecy import forbid_own_core
     from .sink import sudo_invoker
 
     if options.pipe is None:
         _check_output(options.events_fd)
     _check_events_fd(options.events_fd)
     _open_standard_descriptors()
+    forbid_own_core()
     invoker = None if options.pipe_as_root or not (options.pipe or options.report) else sudo_invoker()
     report_file = ReportFile(options.report, invoker) if options.report else None
     verbosity = -1 if options.quiet else int(options.verbose)
