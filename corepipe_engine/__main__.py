@@ -168,7 +168,7 @@ def _check_events_fd(fd: int) -> None:
 def _open_standard_descriptors() -> None:
     """Let /dev/null stand in for standard descriptors that are closed.
 
-    Else a pipe of ours would take their numbers, be inherited by the pipe command, and never reach its end.
+    Else pipes of ours would take their numbers, and what is meant for standard error could end up in the core.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
