@@ -170,6 +170,8 @@ def start_target(
                 break
             name, _, value = line.rstrip("\n").partition("=")
             target.facts[name] = value
+    if shared_state:
+        eventually("the target counts", lambda: target.counter or process.poll() is not None)
     if process.poll() is not None:
         target.end()
         raise AssertionError(f"{command[0]} ended with {process.returncode} before it was ready")
