@@ -97,22 +97,6 @@ def test_a_signal_while_the_pipe_is_stuck_lets_the_target_go_and_is_status_130(s
         assert_nothing_left(engine.pid)
 
 
-def test_the_target_is_let_go_before_the_pipe_command_is_ended(spawn_target):
-    target = spawn_target("nine")
-    before = target.fingerprint()
-    command = "trap '' TERM; exec 2>/dev/null; cat >/dev/null & sleep 1000 <&0; sleep 1000"
-    with corepipe_started(
-        target.pid, "--mode", "direct", "--pipe", f"kill -STOP $$; {command}",
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as engine:  # fmt: skip
-        wait_frozen(target.pid, engine.pid)
-        engine.send_signal(signal.SIGTERM)  # the stopped command does not end before it is killed, two seconds later
-        assert_target_untouched(target, before)
-        assert engine.poll() is None
-        assert engine.wait(30) == 130
-        assert_nothing_left(engine.pid)
-
-
 def test_a_signal_at_standard_output_that_nobody_reads_is_status_130(spawn_target):
     target = spawn_target("nine")
     before = target.fingerprint()

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from ..support.engine import run_corepipe
 from ..support.readers import run_reader
-from ..support.targets import start_target
+from ..support.targets import Target, start_target
 
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 
@@ -32,35 +31,46 @@ class Cores:
 
 
 @pytest.fixture(scope="session")
-def cores(build_target, tmp_path_factory) -> Iterator[Cores]:
+def cores(build_target, tmp_path_factory) -> Cores:
     """Every kind of core of the program `nine`, which SIGSTOP held while they were taken."""
     for tool in ("gdb", "gcore"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     folder = tmp_path_factory.mktemp("cores")
     program = build_target("nine")
+    with start_target([program], folder, signals="default") as target:
+        target.stop()
+        run_reader("gcore", "-o", folder / "gcore", target.pid)  # first: it writes into the target's code
+        run_corepipe(target.pid, output=folder / "ours")
+        run_corepipe(target.pid, "--holes", "zero", output=folder / "whole")
+        end_with_kernel_core(target, folder / "kernel")
+    return Cores(program, target.pid, *(folder / name for name in ("ours", "whole", f"gcore.{target.pid}", "kernel")))
+
+
+def end_with_kernel_core(target: Target, path: Path) -> None:
+    """Abort a stopped target so that the kernel writes its core to path; core_pattern is as before afterwards.
+
+    Where core_pattern cannot be set, as in most containers, there is no core.
+    """
     pattern = CORE_PATTERN.read_text()
     try:
-        CORE_PATTERN.write_text(f"{folder}/kernel.%p")
-    except OSError as error:
-        pytest.skip(f"the kernel's core_pattern cannot be set here: {error}")
+        CORE_PATTERN.write_text(f"{path}.%p")
+    except OSError:
+        return
     try:
-        with start_target([program], folder, signals="default") as target:
-            resource.prlimit(target.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            target.stop()
-            run_reader("gcore", "-o", folder / "gcore", target.pid)  # first: it writes into the target's code
-            run_corepipe(target.pid, output=folder / "ours")
-            run_corepipe(target.pid, "--holes", "zero", output=folder / "whole")
-            os.kill(target.pid, signal.SIGABRT)
-            os.kill(target.pid, signal.SIGCONT)
-            assert target.process.wait() == -signal.SIGABRT
-            yield Cores(
-                program,
-                target.pid,
-                folder / "ours",
-                folder / "whole",
-                folder / f"gcore.{target.pid}",
-                folder / f"kernel.{target.pid}",
-            )
+        resource.prlimit(target.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        os.kill(target.pid, signal.SIGABRT)
+        os.kill(target.pid, signal.SIGCONT)
+        assert target.process.wait() == -signal.SIGABRT
     finally:
         CORE_PATTERN.write_text(pattern)
+    (found,) = path.parent.glob(f"{path.name}.*")
+    found.rename(path)
+
+
+@pytest.fixture(scope="session")
+def kernel_core(cores) -> Path:
+    """The kernel's own core; tests that need it are skipped where there can be none."""
+    if not cores.kernel.exists():
+        pytest.skip("core_pattern cannot be set here, so there is no core of the kernel to compare with")
+    return cores.kernel
