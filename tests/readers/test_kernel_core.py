@@ -80,7 +80,7 @@ def test_segments_have_the_kernels_addresses_sizes_and_flags(whole, kernel):
 
 
 def test_segments_hold_the_kernels_bytes(whole, kernel):
-    """All but the stack of the thread that took the signal, and pages that only the process itself can read (vvar)."""
+    """All but the leader's stack, which ran again for a moment, and pages that only the process can read (vvar)."""
     stack = struct.unpack_from("<Q", whole.notes[0].data, 112 + 19 * 8)[0]
     different = []
     for ours, theirs in zip(whole.segments, kernel.segments, strict=True):
