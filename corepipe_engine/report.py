@@ -86,8 +86,8 @@ class Report:
             else:
                 _store_as(writer, path, data)
         except OSError as error:
-            who = f" as {writer.name}" if writer else ""
-            raise DumpFailedError(f"cannot write the report {path}{who}: {error.strerror}") from error
+            who, hint = (f" as {writer.name}", "--pipe-as-root, which writes it as root") if writer else ("", "")
+            raise DumpFailedError(f"cannot write the report {path}{who}: {error.strerror}", hint) from error
 
 
 def _store_as(writer: Invoker, path: str, data: bytes) -> None:

@@ -340,7 +340,7 @@ def test_under_sudo_the_report_goes_only_where_the_invoking_user_may_write(spawn
             folder.chmod(0o755)
     report = tmp_path / "report.json"
     outcome = run_corepipe(target.pid, "--report", report, extra_env=SUDO, check=1)
-    assert f"cannot write the report {report} as nobody: Permission denied" in outcome.stderr
+    assert f"cannot write the report {report} as nobody: Permission denied\n  try: --pipe-as-root" in outcome.stderr
     report.write_text("root's")
     run_corepipe(target.pid, "--report", report, extra_env=SUDO, check=1)
     assert report.read_text() == "root's"
