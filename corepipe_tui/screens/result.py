@@ -6,7 +6,6 @@ import contextlib
 import os
 from typing import Any, ClassVar
 
-from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -24,8 +23,12 @@ from ..selection import Selection
 from ..widgets.listing import Cell, Column, Listing
 from .base import MUTED, CorepipeScreen, title
 
-_FACTS_MARGIN = 2
+_HEAD_LINES = 5
+_WHOLE_LINES = 4
+_FIXED_LINES = 5
+"""Title, footer, the commands' header, a blank line on either side of the facts."""
 _LEAST_FACTS = 3
+_CELL_MARGIN = 4
 
 
 def headline(outcome: Outcome) -> tuple[str, str, str]:
@@ -49,7 +52,7 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
     lines: list[tuple[str, str]] = []
     if report["stop_seconds"] is not None:
         steps = ", ".join(f"{name} {fmt.stop(seconds)}" for name, seconds in report["stop_steps"].items())
-        lines.append(("stood still", f"{report['stop_seconds']:.3f} s   ({steps})"))
+        lines.append(("stood still", f"{report['stop_seconds']:.3f} s ({steps})"))
     if report["mode"]:
         lines.append(("mode", clean(f"{report['mode']}: {report['mode_why']}")))
     lines += [("", clean(line)) for line in report["fallbacks"]]
@@ -73,7 +76,7 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
                 "regions",
                 f"{fmt.count(report['regions_included'])} of {fmt.count(report['regions'])}, "
                 f"{fmt.count(report['threads'])} threads, "
-                f"{fmt.exact_size(report['holes_bytes'])} of never-touched pages in them left out",
+                f"{fmt.exact_size(report['holes_bytes'])} of holes (never touched)",
             )
         )
     path = output_file(pipe)
@@ -129,15 +132,16 @@ class ResultScreen(CorepipeScreen):
     def __init__(self, request: DumpRequest, outcome: Outcome, comm: str, selection: Selection | None) -> None:
         super().__init__()
         self._request, self._outcome, self._comm, self._selection = request, outcome, comm, selection
+        mark, style, words = headline(outcome)
+        head = [Content.styled(f"{mark} {words}", f"bold {style}")]
+        if outcome.hint:
+            head.append(Content.assemble(("  try: ", MUTED), (clean(outcome.hint), "bold")))
+        self._head = Content("\n").join(head)
 
     def compose(self) -> ComposeResult:
         """Headline, facts, commands, keys."""
-        mark, style, words = headline(self._outcome)
         yield Static(title(f"{self._comm or 'process'} ({self._request.pid})"), id="title")
-        head = [Content.assemble((f"{mark} ", f"bold {style}"), (words, f"bold {style}"))]
-        if self._outcome.hint:
-            head.append(Content.assemble(("  try: ", MUTED), (clean(self._outcome.hint), "bold")))
-        yield Static(Content("\n").join(head), id="headline")
+        yield Static(self._head, id="headline")
         expected = self._selection.core_bytes if self._selection else None
         with VerticalScroll(id="facts", can_focus=False):
             for label, text in facts(self._outcome, self._request.pipe, expected):
@@ -161,24 +165,23 @@ class ResultScreen(CorepipeScreen):
         listing.focus()
 
     def on_listing_cursor_moved(self) -> None:
-        """Show a command that the list cuts off in full."""
-        self._show_whole()
+        """Show the whole of a command that the list cuts off."""
+        self._lay_out()
 
     def on_resize(self) -> None:
         """What is cut off depends on the width."""
-        self._show_whole()
+        self._lay_out()
 
-    def _show_whole(self) -> None:
-        command = clean(self._commands.cursor_row or "")
+    def _lay_out(self) -> None:
+        """Give the facts the lines that the others leave: the commands must be seen without scrolling."""
+        command = Content(clean(self._commands.cursor_row or ""))
+        cut = command.cell_length > self.size.width - _CELL_MARGIN
         whole = self.query_one("#command", Static)
-        whole.display = cell_len(command) > self.size.width - 4
-        whole.update(Content(command))
-        self.call_after_refresh(self._fit_facts)
-
-    def _fit_facts(self) -> None:
-        """Give the facts what the others leave: the commands must be seen without scrolling."""
-        others = sum(widget.outer_size.height for widget in self.query("#title, #headline, #command, Footer"))
-        rest = self.size.height - others - len(self._commands.rows) - 1 - _FACTS_MARGIN
+        whole.display = cut
+        whole.update(command)
+        lines = min(len(command.wrap(max(self.size.width - 2, 1))), _WHOLE_LINES) if cut else 0
+        head = min(len(self._head.wrap(max(self.size.width - 4, 1))) + 1, _HEAD_LINES)
+        rest = self.size.height - head - lines - len(self._commands.rows) - _FIXED_LINES
         self.query_one("#facts").styles.max_height = max(rest, _LEAST_FACTS)
 
     @property

@@ -41,9 +41,23 @@ async def until(pilot: Pilot[Any], what: str, condition: Callable[[], T]) -> T:
         await asyncio.sleep(0.002)
 
 
+_MARKS = {
+    "ProcessScreen": "COMMAND",
+    "RegionsScreen": "pipe ▸",
+    "DumpScreen": "what it prints",
+    "ResultScreen": "WHAT TO TYPE NEXT",
+    "ConfirmScreen": "(n)",
+    "HelpScreen": " Keys",
+}
+
+
 async def on_screen(pilot: Pilot[Any], kind: type[Screen[Any]]) -> Any:
-    """Wait for a screen of that class and return it."""
-    return await until(pilot, f"a {kind.__name__}", lambda: isinstance(pilot.app.screen, kind) and pilot.app.screen)
+    """Wait until a screen of that class is there and drawn, and return it."""
+    app = pilot.app
+    screen = await until(pilot, f"a {kind.__name__}", lambda: isinstance(app.screen, kind) and app.screen)
+    mark = _MARKS[kind.__name__]
+    await until(pilot, f"a picture of it with {mark!r}", lambda: app.screen is not screen or mark in screen_text(app))
+    return screen
 
 
 def screen_text(app: App[Any]) -> str:
