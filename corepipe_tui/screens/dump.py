@@ -59,7 +59,8 @@ class DumpScreen(CorepipeScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "abort", "Abort", id="dump.abort"),
         Binding("ctrl+c", "abort", "Abort", show=False, id="dump.interrupt"),
-        Binding("q,f10", "quit_dump", "Quit", id="dump.quit"),
+        Binding("q", "quit_dump", "Quit", id="dump.quit"),
+        Binding("f10", "quit_dump", "Quit", show=False, id="dump.leave"),
     ]
 
     class EngineItem(Message):

@@ -106,8 +106,8 @@ class ProcessScreen(CorepipeScreen):
         Binding("K", "kernel", "Kernel threads", show=False, id="processes.kernel"),
         Binding("Z", "pause", "Pause", id="processes.pause"),
         Binding("f5", "refresh_now", "Refresh", show=False, id="processes.refresh"),
-        Binding("q,f10", "app.quit", "Quit", id="processes.quit"),
-        Binding("ctrl+c", "app.quit", "Quit", show=False, id="processes.interrupt"),
+        Binding("q", "app.quit", "Quit", id="processes.quit"),
+        Binding("ctrl+c,f10", "app.quit", "Quit", show=False, id="processes.interrupt"),
     ]
 
     class Sampled(Message):
@@ -266,7 +266,7 @@ class ProcessScreen(CorepipeScreen):
         """Begin to filter."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: the next key belongs to it
 
     def action_clear(self) -> None:
         """Clear the filter."""

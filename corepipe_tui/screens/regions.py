@@ -470,11 +470,11 @@ class RegionsScreen(CorepipeScreen):
         """Begin to filter."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: the next key belongs to it
 
     def action_pipe(self) -> None:
         """Go to the pipe command."""
-        self._pipe.focus()
+        self.set_focus(self._pipe)
 
     def action_back(self) -> None:
         """Leave the input, clear the filter, or go back to the processes."""

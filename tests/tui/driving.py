@@ -38,7 +38,7 @@ async def until(pilot: Pilot[Any], what: str, condition: Callable[[], T]) -> T:
         if value:
             return value  # type: ignore[return-value]
         assert time.monotonic() < deadline, f"waited in vain: {what}\n{screen_text(pilot.app)}"
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
 
 
 _MARKS = {

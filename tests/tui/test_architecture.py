@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from ..support.engine import environment
 from .conftest import python_sources
 
 SOURCES = python_sources("corepipe_tui")
@@ -51,9 +52,11 @@ def test_the_engine_never_reaches_the_user_interface():
     code = (
         "import pkgutil, sys, corepipe_engine\n"
         "for module in pkgutil.walk_packages(corepipe_engine.__path__, 'corepipe_engine.'):\n"
-        "    __import__(module.name)\n"
+        "    module.name.endswith('__main__') or __import__(module.name)\n"
         "print([name for name in sys.modules if name.split('.')[0] in "
         "('corepipe_tui', 'textual', 'rich', 'psutil', 'humanize')])\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=environment()
+    )
     assert result.stdout.strip() == "[]"

@@ -149,9 +149,9 @@ async def test_quitting_asks_under_the_help_as_well(make_app):
         await start(app, pilot)
         await pilot.press("question_mark")
         await on_screen(pilot, HelpScreen)
-        await pilot.press("ctrl+q")
+        await app.action_quit()  # as the palette does
         await on_screen(pilot, ConfirmScreen)
-        await pilot.press("ctrl+q")
+        await app.action_quit()
         assert isinstance(app.screen, ConfirmScreen)
         await pilot.press("y")
         await until(pilot, "the end", lambda: app.return_value is not None)
