@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
-import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,9 +17,6 @@ from corepipe_tui.widgets.listing import Listing
 from ..support.waiting import PATIENCE_SECONDS
 
 T = TypeVar("T")
-_TEXT = re.compile(r'<text class="[^"]*" x="([\d.]+)" y="([\d.]+)"[^>]*>(.*?)</text>', re.S)
-_CELL = 12.2
-"""Width of a character in the pictures that Rich exports."""
 
 
 async def until(pilot: Pilot[Any], what: str, condition: Callable[[], T]) -> T:
@@ -62,12 +57,8 @@ async def on_screen(pilot: Pilot[Any], kind: type[Screen[Any]]) -> Any:
 
 def screen_text(app: App[Any]) -> str:
     """The characters on the screen, line by line."""
-    lines: dict[float, str] = {}
-    for x, y, text in _TEXT.findall(app.export_screenshot()):
-        line = lines.get(float(y), "")
-        column = round(float(x) / _CELL)
-        lines[float(y)] = line.ljust(column) + html.unescape(text).replace("\xa0", " ")
-    return "\n".join(lines[y].rstrip() for y in sorted(lines))
+    strips = app.screen._compositor.render_strips(app.screen.size)
+    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 
 async def shows(pilot: Pilot[Any], text: str) -> str:
