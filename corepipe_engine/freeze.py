@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 
 from . import ptrace
 from .arch import Arch, ThreadState
-from .errors import DumpFailedError, NoSuchProcessError, NotPermittedError, StopDeadlineError
+from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError, StopDeadlineError
 from .permissions import explain_refusal
 from .procfs import ProcessHandle, parse_stat, parse_status
+from .watchdog import Watchdog, reap_dead
 
 STALL_SECONDS = 0.5
 """How long a thread in uninterruptible sleep may keep the others waiting."""
@@ -101,6 +102,8 @@ class Freeze:
         self._max_stop = max_stop
         self._check = check
         self._seized: set[int] = set()
+        self._attached = False
+        self._watchdog = Watchdog(lambda: tuple(self._seized), self._overdue)
         self._times: dict[int, ThreadTimes] = {}
         self._old_mask: set[int] | None = None
         self._in_namespace: bool | None = None
@@ -115,14 +118,24 @@ class Freeze:
         self._old_mask = signal.pthread_sigmask(
             signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
         )
+        self._watchdog.start()
         self.clock.start()
         if self._max_stop is not None:
             self.deadline = self.clock.started + self._max_stop
         try:
             self._stop_all()
+        except NoSuchProcessError as error:
+            self.release()
+            if self.process.alive():
+                raise DumpFailedError(
+                    f"process {self.process.pid} started another program (exec) while it was being stopped",
+                    "try again",
+                ) from error
+            raise
         except BaseException:
             self.release()
             raise
+        self._attached = True
         self.clock.step("attach")
         return self
 
@@ -133,6 +146,26 @@ class Freeze:
     def frozen(self) -> bool:
         """True from the first stop to the last detach."""
         return bool(self._seized)
+
+    def check_alive(self) -> None:
+        """Raise NoSuchProcessError when the target was killed while it stood still: nothing else ends its threads."""
+        if self._watchdog.dead & self.threads.keys():
+            raise NoSuchProcessError(f"process {self.process.pid} was killed while it stood still")
+
+    def _overdue(self) -> str:
+        """Why the target should run again by now; asked by the watchdog's thread."""
+        now = time.monotonic()
+        if not self._seized:
+            return ""
+        if self.deadline is not None and now > self.deadline:
+            return f"the stop is past its limit of {self._max_stop:g} s (--max-stop)"
+        if not self._attached and now > self.clock.started + ATTACH_SECONDS + STALL_SECONDS:
+            return f"process {self.process.pid} could not be stopped in {ATTACH_SECONDS:g} s"
+        try:
+            self._check()
+        except CorepipeError as error:
+            return error.message
+        return ""
 
     def check_deadline(self) -> None:
         """Raise StopDeadlineError when --max-stop is over."""
@@ -145,18 +178,19 @@ class Freeze:
     def release(self) -> None:
         """Let every thread go; a second call does nothing. Never raises."""
         if not self._seized:
+            self._watchdog.stop()
             self._restore_mask()
             return
-        running = []
+        running = set()
         for tid in self._seized:
             thread = self.threads.get(tid)
             if thread is None:
-                running.append(tid)
+                running.add(tid)
                 continue
             self._undo_interruption(thread)
             self._detach(tid, thread.signal_number)
-        for tid in running:  # seized, but not yet stopped: detaching needs a stop
-            self._stop_to_detach(tid)
+        self._stop_to_detach(running)
+        self._watchdog.stop()
         self._seized.clear()
         self.clock.stop()
         self._restore_mask()
@@ -166,11 +200,8 @@ class Freeze:
         tids = sorted(self.threads, key=lambda tid: (tid != self.process.pid, tid))
         states = []
         for tid in tids:
-            state = self._thread_state(tid)
-            if state is not None:
-                states.append(state)
-        if not states:
-            raise NoSuchProcessError(f"process {self.process.pid} ended while it was being stopped")
+            self.check_deadline()
+            states.append(self._thread_state(tid))
         self.clock.step("registers")
         return states
 
@@ -297,7 +328,7 @@ class Freeze:
             self._in_namespace = len(self.process.status().ns_pids) > 1
         return self._in_namespace
 
-    def _thread_state(self, tid: int) -> ThreadState | None:
+    def _thread_state(self, tid: int) -> ThreadState:
         arch = self.arch
         try:
             general = ptrace.get_regset(tid, ptrace.NT_PRSTATUS)
@@ -310,9 +341,8 @@ class Freeze:
                         raise
             blocked = ptrace.get_signal_mask(tid)
             pending = self._pending(tid)
-        except ProcessLookupError:  # SIGKILL ends even a stopped thread
-            self._forget(tid)
-            return None
+        except ProcessLookupError as error:  # SIGKILL ends even a stopped thread, and with it all others
+            raise NoSuchProcessError(f"process {self.process.pid} was killed while it stood still") from error
         except OSError as error:
             raise DumpFailedError(f"cannot read the registers of thread {tid}: {error.strerror}") from error
         if len(general) != arch.general_size:
@@ -369,25 +399,35 @@ class Freeze:
         try:
             ptrace.detach(tid, signal_number)
         except OSError:
-            # It ended (SIGKILL): take its status, or it would stay as our zombie.
-            with contextlib.suppress(OSError):
-                ptrace.poll_stop(tid)
+            self._reap(tid)
 
-    def _stop_to_detach(self, tid: int) -> None:
+    def _reap(self, tid: int) -> None:
+        """Take the status of a thread that was killed, or it would stay as our zombie and its parent hear nothing."""
         deadline = time.monotonic() + STALL_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                status = ptrace.wait_stop(tid, 0.05)
-            except OSError:
-                return
-            if status is None:
-                continue
-            if os.WIFSTOPPED(status):
-                self._book_stop(tid, status)
-                self._undo_interruption(self.threads[tid])
-                self._detach(tid, self.threads[tid].signal_number)
-            return
-        # A thread in uninterruptible sleep stays seized, running, until this process ends; then the kernel lets it go.
+        while not reap_dead((tid,)) and time.monotonic() < deadline:
+            time.sleep(0.0005)
+
+    def _stop_to_detach(self, running: set[int]) -> None:
+        """Let threads go that are seized but have not stopped yet: detaching needs a stop.
+
+        A thread in uninterruptible sleep stays seized until this process ends; then the kernel lets it go.
+        """
+        deadline = time.monotonic() + STALL_SECONDS
+        while running and time.monotonic() < deadline:
+            for tid in tuple(running):
+                try:
+                    status = ptrace.poll_stop(tid)
+                except OSError:
+                    running.discard(tid)
+                    continue
+                if status is None:
+                    continue
+                running.discard(tid)
+                if os.WIFSTOPPED(status):
+                    self._book_stop(tid, status)
+                    self._undo_interruption(self.threads[tid])
+                    self._detach(tid, self.threads[tid].signal_number)
+            time.sleep(0.001)
 
     def _restore_mask(self) -> None:
         if self._old_mask is not None:
