@@ -28,7 +28,7 @@ class Captured:
 
     deadline: when a target that stands still until the stream has ended must be let go (CLOCK_MONOTONIC seconds); None
     for a running target or without --max-stop. shared_live: ranges (address, bytes) that are read
-    while the target runs. lost: tells why the source of the memory is gone, if it is.
+    while the target runs. check: raises when the source of the memory is gone; to be asked while streaming and after.
     """
 
     plan: DumpPlan
@@ -37,7 +37,7 @@ class Captured:
     reader: MemoryReader
     deadline: float | None = None
     shared_live: tuple[tuple[int, int], ...] = ()
-    lost: Callable[[], str] = field(default=lambda: "")
+    check: Callable[[], None] = field(default=lambda: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +122,20 @@ def make_notes(context: Context, threads: Sequence[ThreadState], auxv: bytes, re
     return build_notes(context.arch, context.identity, threads, auxv, mappings, PAGE_SIZE)
 
 
+def watch(context: Context, freeze: Freeze) -> None:
+    """Raise what must end a stop: its limit, an interruption, the target's death."""
+    freeze.check_deadline()
+    freeze.check_alive()
+    context.interrupts.check()
+
+
 def plan_frozen(context: Context, freeze: Freeze, task: ProcDir) -> tuple[DumpPlan, bytes, int]:
     """Return plan, notes and number of threads of a target that stands still."""
     threads = freeze.thread_states()
-    regions = task.regions()
+    regions = task.regions(lambda: watch(context, freeze))
     notes = make_notes(context, threads, task.read("auxv"), regions)
     pointers = [context.arch.stack_pointer(thread.general) for thread in threads]
     plan = plan_regions(task, regions, context.options, len(notes), context.arch, pointers)
     freeze.clock.step("plan")
+    watch(context, freeze)
     return plan, notes, len(threads)

@@ -15,7 +15,6 @@ from . import __version__
 from .arch import arch_of
 from .capture import Captured, Context, read_identity
 from .errors import (
-    DumpFailedError,
     ExitCode,
     NoSuchProcessError,
     SinkError,
@@ -187,9 +186,9 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | Non
     try:
         watch.until_done()
         raise_error(stream)
-    except NoSuchProcessError as error:
-        if captured.lost():
-            raise DumpFailedError(captured.lost(), "try again") from error
+        captured.check()
+    except NoSuchProcessError:
+        captured.check()  # it knows better what is gone
         raise
     except SinkError as error:
         return error
@@ -241,6 +240,7 @@ class _Watch:
             if self._deadline is not None:
                 timeout = min(timeout, max(self._deadline - now, 0.0))
             watch_once(self._context, self._sink, timeout, self._stream.wake_fd)
+            self._captured.check()
             if self._deadline is not None and time.monotonic() >= self._deadline and not self._stream.done:
                 raise StopDeadlineError(
                     f"the stop reached its limit of {self._context.options.max_stop:g} s (--max-stop) before the pipe "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from .errors import CorepipeError, NoSuchProcessError, UsageError
 from .memory import Buffer, ProcessMemory
 from .notes import expected_notes_bytes, file_mappings
 from .options import DumpOptions, Holes
-from .pagemap import open_pagemap, scan_spans
+from .pagemap import open_pagemap, scan_spans, shmem_data_runs
 from .permissions import refusal
 from .plan import DumpPlan, make_plan
 from .policy import DEFAULT_FILTER, Decision, Preset
@@ -151,8 +152,6 @@ class HeaderProbe:
         return bool(mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH))
 
     def _elf_magic(self, region: Region) -> bool:
-        from array import array
-
         self._memory.read(array("Q", (region.start, 4)), self._buffer, array("Q", (0, 4)))
         return bytes(self._buffer.view[:4]) == ELF_MAGIC
 
@@ -163,7 +162,10 @@ class HeaderProbe:
 
 
 def has_holes(region: Region) -> bool:
-    """Return whether never-touched pages of the region are certainly zeros: only then may they be left out."""
+    """Return whether the page tables tell which pages of the region are certainly zeros: those never touched.
+
+    So it is for private memory without a file. Pages of shared memory may be there though the process never looked.
+    """
     if region.kind is RegionKind.HUGETLB:
         return not region.shared and region.deleted
     return region.private_anonymous
@@ -189,6 +191,28 @@ def plan_regions(
     return lay_out(task, pieces, decisions, options.holes, notes_bytes, arch)
 
 
+def touched(task: ProcDir, pieces: Sequence[Region], included: Sequence[bool]) -> tuple[array[int], list[bool]]:
+    """Return the touched runs (start, end, ...; ascending) of the included regions, and which regions they tell about.
+
+    Private memory is looked up in the page tables, shared memory in its file.
+    """
+    sparse = [has_holes(region) for region in pieces]
+    runs: array[int] = array("Q")
+    with open_pagemap(task) as pagemap:
+        first = 0
+        for index, (region, wanted) in enumerate(zip(pieces, included, strict=True)):
+            data = shmem_data_runs(task, region) if wanted and region.kind is RegionKind.SHMEM else None
+            if data is not None:
+                before = [hole and want for hole, want in zip(sparse[first:index], included[first:index], strict=True)]
+                runs.extend(pagemap.touched_runs(scan_spans(pieces[first:index], before)))
+                runs.extend(data)
+                sparse[index] = True
+                first = index + 1
+        rest = [hole and want for hole, want in zip(sparse[first:], included[first:], strict=True)]
+        runs.extend(pagemap.touched_runs(scan_spans(pieces[first:], rest)))
+    return runs, sparse
+
+
 def lay_out(
     task: ProcDir,
     pieces: Sequence[Region],
@@ -198,10 +222,7 @@ def lay_out(
     arch: Arch,
 ) -> DumpPlan:
     """Return the plan for regions and decisions made elsewhere, with the pages touched now."""
-    sparse = [has_holes(region) for region in pieces]
-    wanted = [hole and decision.included for hole, decision in zip(sparse, decisions, strict=True)]
-    with open_pagemap(task) as pagemap:
-        runs = pagemap.touched_runs(scan_spans(pieces, wanted))
+    runs, sparse = touched(task, pieces, [decision.included for decision in decisions])
     return make_plan(
         list(zip(pieces, decisions, sparse, strict=True)),
         runs,

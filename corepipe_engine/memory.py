@@ -46,6 +46,9 @@ def _vm_readv() -> VmReadv | None:
     return result
 
 
+_LEAKED: list[Buffer] = []
+
+
 class Buffer:
     """Page-aligned anonymous memory of our own with its address. View and address are valid until close()."""
 
@@ -64,8 +67,14 @@ class Buffer:
         """madvise(2) for the whole buffer; OSError as it comes."""
         self._map.madvise(advice)
 
+    def leak(self) -> None:
+        """Never give the memory back: a thread that cannot be ended may still write to it."""
+        _LEAKED.append(self)
+
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
+        if self in _LEAKED:
+            return
         self.view.release()
         self._anchor = None
         self._map.close()
@@ -92,7 +101,7 @@ class ProcessMemory:
 
     def __init__(self, process: ProcDir, task_id: int | None = None, vm_readv: VmReadv | None = None) -> None:
         self._pid = process.pid
-        self._task_id = task_id or process.pid
+        self._task_id = task_id or process.task_id
         self._vm_readv = vm_readv or _vm_readv()
         self.unreadable: list[tuple[int, int]] = []
         try:

@@ -45,6 +45,42 @@ def scan_spans(regions: Iterable[Region], wanted: Iterable[bool]) -> Iterator[tu
         yield start, end
 
 
+def shmem_data_runs(process: ProcDir, region: Region) -> array[int] | None:
+    """Return start, end, ... (addresses) of what a mapping of a tmpfs file, memfd or SysV segment holds.
+
+    What lies between was never written and is zeros; reading it through the mapping would allocate it, for good. None
+    where it cannot be told: without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE, or on a file system that cannot seek so.
+    """
+    try:
+        fd = process.open(f"map_files/{region.start:x}-{region.end:x}")
+    except OSError:
+        return None
+    try:
+        runs: array[int] = array("Q")
+        shift = region.start - region.offset
+        position, end = region.offset, region.offset + region.size
+        while position < end:
+            try:
+                data = os.lseek(fd, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole to the end
+                    break
+                return None
+            if data >= end:
+                break
+            hole = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+            if data < position or hole <= data:
+                return None
+            first, last = data // PAGE_SIZE * PAGE_SIZE, (hole + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
+            _append(runs, max(first, region.offset) + shift, min(last, end) + shift)
+            position = hole
+        return runs
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
 class Pagemap:
     """Touched ranges of one address space.
 

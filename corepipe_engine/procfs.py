@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError
@@ -100,10 +100,12 @@ class ProcDir:
     fails with NoSuchProcessError instead of telling about a stranger.
     """
 
-    def __init__(self, pid: int, path: str | None = None, dir_fd: int | None = None) -> None:
+    def __init__(self, pid: int, tid: int | None = None, dir_fd: int | None = None) -> None:
         self.pid = pid
+        self.task_id = tid or pid
+        path = f"/proc/{pid}" if tid is None else f"task/{tid}"
         try:
-            self.fd = os.open(path or f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError as error:
             raise translate_error(error, pid, "/proc") from error
 
@@ -137,7 +139,7 @@ class ProcDir:
 
     def task(self, tid: int) -> ProcDir:
         """Return the folder of one thread."""
-        return ProcDir(self.pid, f"task/{tid}", self.fd)
+        return ProcDir(self.pid, tid, self.fd)
 
     def tids(self) -> list[int]:
         """Return the ids of all threads now, ascending. Errors as in read."""
@@ -158,10 +160,10 @@ class ProcDir:
         """Return the parsed stat file."""
         return parse_stat(self.read("stat"))
 
-    def regions(self) -> list[Region]:
+    def regions(self, check: Callable[[], None] = lambda: None) -> list[Region]:
         """Return all mappings with counts and flags, from smaps; where there is no smaps, from maps.
 
-        smaps walks the page tables: some 20 ms a resident GiB.
+        smaps walks the page tables: some 20 ms a resident GiB. check is called now and then, and may raise.
         """
         try:
             fd = self.open("smaps")
@@ -170,7 +172,7 @@ class ProcDir:
                 raise translate_error(error, self.pid, "smaps") from error
             return parse_maps(self.read("maps"))
         try:
-            regions = list(parse_smaps(_chunks(fd)))
+            regions = list(parse_smaps(_chunks(fd, check)))
         except OSError as error:
             raise translate_error(error, self.pid, "smaps") from error
         finally:
@@ -212,8 +214,9 @@ def _not_understood(name: str, text: bytes) -> DumpFailedError:
     return DumpFailedError(f"cannot understand /proc/PID/{name}: {text[:200]!r}")
 
 
-def _chunks(fd: int) -> Iterator[bytes]:
+def _chunks(fd: int, check: Callable[[], None]) -> Iterator[bytes]:
     while chunk := os.read(fd, _READ_SIZE):
+        check()
         yield chunk
 
 

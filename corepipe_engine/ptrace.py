@@ -9,6 +9,8 @@ import ctypes
 import enum
 import os
 import signal
+import struct
+from dataclasses import dataclass
 from typing import Final
 
 
@@ -24,9 +26,12 @@ class Request(enum.IntEnum):
     SETREGSET = 0x4205
     SEIZE = 0x4206
     INTERRUPT = 0x4207
+    GETSIGINFO = 0x4202
     PEEKSIGINFO = 0x4209
     GETSIGMASK = 0x420A
     SETSIGMASK = 0x420B
+    SECCOMP_GET_FILTER = 0x420C
+    GET_RSEQ_CONFIGURATION = 0x420F
 
 
 class Option(enum.IntFlag):
@@ -38,6 +43,7 @@ class Option(enum.IntFlag):
     SUSPEND_SECCOMP = 0x200000
 
 
+SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 EVENT_CLONE: Final = 3
 EVENT_STOP: Final = 128
 PEEKSIGINFO_SHARED: Final = 1
@@ -45,6 +51,15 @@ WALL: Final = 0x40000000
 _SIGINFO_SIZE: Final = 128
 
 NT_PRSTATUS: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SignalInfo:
+    """si_signo, si_code and si_pid of a signal."""
+
+    number: int
+    code: int
+    pid: int
 
 
 class _Iovec(ctypes.Structure):
@@ -112,6 +127,66 @@ def get_signal_mask(tid: int) -> int:
     """PTRACE_GETSIGMASK: return the blocked signals as a 64-bit mask."""
     call(Request.GETSIGMASK, tid, 8, ctypes.addressof(_mask))
     return int(_mask.value)
+
+
+def set_signal_mask(tid: int, mask: int) -> None:
+    """PTRACE_SETSIGMASK: block these signals (64-bit mask)."""
+    _mask.value = mask
+    call(Request.SETSIGMASK, tid, 8, ctypes.addressof(_mask))
+
+
+def set_options(tid: int, options: int) -> None:
+    """PTRACE_SETOPTIONS: replace the PTRACE_O_* options of a stopped tracee."""
+    call(Request.SETOPTIONS, tid, 0, options)
+
+
+def resume_to_system_call(tid: int) -> None:
+    """PTRACE_SYSCALL: run to the next entry or exit of a system call; the signal its stop took is not delivered."""
+    call(Request.SYSCALL, tid, 0, 0)
+
+
+def resume(tid: int) -> None:
+    """PTRACE_CONT without a signal."""
+    call(Request.CONT, tid, 0, 0)
+
+
+def signal_info(tid: int) -> SignalInfo:
+    """PTRACE_GETSIGINFO of a thread in a signal-delivery stop."""
+    call(Request.GETSIGINFO, tid, 0, _buffer_address)
+    return _parse_siginfo(0)
+
+
+def pending_signals(tid: int, shared: bool) -> list[SignalInfo]:
+    """PTRACE_PEEKSIGINFO: return the signals queued for the thread, or (shared) for its process."""
+    _peek_arguments.offset, _peek_arguments.count = 0, _BUFFER_SIZE // _SIGINFO_SIZE
+    _peek_arguments.flags = PEEKSIGINFO_SHARED if shared else 0
+    count = call(Request.PEEKSIGINFO, tid, ctypes.addressof(_peek_arguments), _buffer_address)
+    return [_parse_siginfo(index * _SIGINFO_SIZE) for index in range(count)]
+
+
+def _parse_siginfo(offset: int) -> SignalInfo:
+    number, _, code, pid = struct.unpack_from("<3i4xi", _buffer, offset)
+    return SignalInfo(number, code, pid)
+
+
+def seccomp_filter(tid: int, index: int) -> bytes | None:
+    """PTRACE_SECCOMP_GET_FILTER: return a filter program (struct sock_filter[]), None behind the last one.
+
+    OSError: EACCES without CAP_SYS_ADMIN, EINVAL without filters or support.
+    """
+    try:
+        count = call(Request.SECCOMP_GET_FILTER, tid, index, 0)
+        program = ctypes.create_string_buffer(max(count, 1) * 8)
+        call(Request.SECCOMP_GET_FILTER, tid, index, ctypes.addressof(program))
+    except FileNotFoundError:
+        return None
+    return program.raw[: count * 8]
+
+
+def rseq_address(tid: int) -> int:
+    """PTRACE_GET_RSEQ_CONFIGURATION: return the address of the thread's struct rseq, 0 if it has none."""
+    call(Request.GET_RSEQ_CONFIGURATION, tid, 24, _buffer_address)
+    return int.from_bytes(_buffer[:8], "little")
 
 
 def has_pending_signal(tid: int, shared: bool) -> bool:

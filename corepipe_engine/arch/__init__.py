@@ -6,7 +6,7 @@ import platform
 
 from ..elf import ElfClass
 from ..errors import DumpFailedError
-from .base import Arch, Regset, ThreadState
+from .base import Arch, Gadgets, Injection, Regset, SafetyNet, SystemCall, ThreadState
 from .x86_64 import X86_64
 
 ARCHES: tuple[Arch, ...] = (X86_64(),)
@@ -26,4 +26,14 @@ def arch_of(elf_class: int, host: str | None = None) -> Arch:
     raise DumpFailedError(f"{bits}-bit programs on {machine} are not supported; supported: {known}")
 
 
-__all__ = ["ARCHES", "Arch", "Regset", "ThreadState", "arch_of"]
+__all__ = [
+    "ARCHES",
+    "Arch",
+    "Gadgets",
+    "Injection",
+    "Regset",
+    "SafetyNet",
+    "SystemCall",
+    "ThreadState",
+    "arch_of",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import struct
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,6 +40,82 @@ class ThreadState:
     stime_ticks: int = 0
 
 
+class SystemCall(enum.Enum):
+    """The calls that are run inside a target."""
+
+    CLONE = enum.auto()
+    WAIT4 = enum.auto()
+    EXIT = enum.auto()
+    SIGRETURN = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Gadgets:
+    """Addresses of instructions in the target's own code: `syscall; ret`, and a call of rt_sigreturn."""
+
+    system_call: int
+    sigreturn: int
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyNet:
+    """Bytes to put at `address`, and the stack pointers that lead along them.
+
+    A thread whose injected call returns to home_stack first reaps a helper that may have ended, then goes back to
+    exactly where it was, with all registers and its signal mask. One that returns to exit_stack ends its process.
+    """
+
+    address: int
+    image: bytes
+    home_stack: int
+    exit_stack: int
+
+
+class Injection(Protocol):
+    """How a machine runs a system call inside a stopped thread, with a way back that needs no tracer.
+
+    Source of the frames: the kernel's signal code of the machine (struct rt_sigframe).
+    """
+
+    @property
+    def audit_arch(self) -> int:
+        """AUDIT_ARCH_* as seccomp filters see it (include/uapi/linux/audit.h)."""
+
+    @property
+    def gadget_patterns(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Machine code to search for: of the system call gadget, of the sigreturn gadget; alternatives each."""
+
+    @property
+    def system_call_bytes(self) -> int:
+        """Length of the instruction at the start of the system call gadget; filters see the address behind it."""
+
+    def number(self, call: SystemCall) -> int:
+        """Number of a system call."""
+
+    def clone_arguments(self, flags: int, stack: int) -> tuple[int, ...]:
+        """Arguments of clone(2) in the order of this machine."""
+
+    def registers_for(
+        self, general: bytes, gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
+    ) -> bytes:
+        """Return registers with which the thread runs the call at the gadget and then returns by way of stack."""
+
+    def result(self, general: bytes) -> int:
+        """Return what a system call returned, negative for an error (-errno)."""
+
+    def instruction_pointer(self, general: bytes) -> int:
+        """Return where the thread is."""
+
+    def in_system_call(self, general: bytes) -> bool:
+        """Return whether the thread was stopped inside a system call."""
+
+    def net_bytes(self, thread: ThreadState) -> int:
+        """Return an upper bound for the size of the net's image."""
+
+    def safety_net(self, thread: ThreadState, gadgets: Gadgets, address: int, reap: tuple[int, ...]) -> SafetyNet:
+        """Return the net for a thread; reap: arguments of the wait4 on the way home. address: 64-byte aligned."""
+
+
 class Arch(Protocol):
     """A machine: its ELF identity, register sets and record layouts."""
 
@@ -71,6 +148,10 @@ class Arch(Protocol):
 
     def stack_pointer(self, general: bytes) -> int:
         """Return the stack pointer in a general register set."""
+
+    @property
+    def injection(self) -> Injection | None:
+        """How to run a system call in a target, None where that is not known: no snapshot there."""
 
     def restart_interrupted(self, general: bytes) -> bytes | None:
         """Return registers that run an interrupted system call again, None where there is nothing to undo.

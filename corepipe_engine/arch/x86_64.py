@@ -11,7 +11,7 @@ import functools
 import struct
 
 from ..elf import ELF64, ElfFormat, Machine, NoteType
-from .base import Regset, ThreadState
+from .base import Gadgets, Injection, Regset, SafetyNet, SystemCall, ThreadState
 from .cpuid import cpuid, xcr0
 
 _RAX, _ORIG_RAX, _RIP, _RSP = 10, 15, 16, 19
@@ -95,6 +95,8 @@ class X86_64:  # noqa: N801 - the name of the machine
         value: int = _REGISTERS.unpack(general)[_RSP]
         return value
 
+    injection: Injection | None = None  # set below
+
     def restart_interrupted(self, general: bytes) -> bytes | None:
         """Back over the `syscall` instruction with the call's number in RAX."""
         registers = list(_REGISTERS.unpack(general))
@@ -122,3 +124,159 @@ class X86_64:  # noqa: N801 - the name of the machine
         except OSError:
             return ()
         return ((b"LINUX", NoteType.X86_XSAVE_LAYOUT, len(layout)),) if layout else ()
+
+
+_AUDIT_ARCH_X86_64 = 0xC000003E
+_CALLS = {SystemCall.CLONE: 56, SystemCall.WAIT4: 61, SystemCall.EXIT: 60, SystemCall.SIGRETURN: 15}
+_RESTART_SYSCALL = 219
+_ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND, _ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+_R15, _R14, _R13, _R12, _RBP, _RBX, _R11, _R10, _R9, _R8 = range(10)
+_RCX, _RDX, _RSI, _RDI = 11, 12, 13, 14
+_CS, _EFLAGS, _SS = 17, 18, 20
+_USER_CS, _USER_SS, _PLAIN_EFLAGS = 0x33, 0x2B, 0x202
+
+# struct ucontext without its end: uc_flags, uc_link, uc_stack (sp, flags, size), sigcontext_64, uc_sigmask
+_UCONTEXT = struct.Struct("<QQQi4xQ 8Q 8Q Q Q 4H Q Q Q Q Q 64x Q")
+_FRAME_BYTES = 8 + _UCONTEXT.size
+_UC_FLAGS = 7  # UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
+_NO_ALTSTACK_CHANGE = 0x40  # no valid ss_flags: sigaltstack fails, which sigreturn ignores
+_ALL_SIGNALS = (1 << 64) - 1
+_FXSAVE_SW_OFFSET = 464
+_FP_XSTATE_MAGIC1, _FP_XSTATE_MAGIC2 = 0x46505853, 0x46505845
+_SW_BYTES = struct.Struct("<IIQI28x")
+_XSAVE_HEADER_END = 576
+_XTILE_FEATURES = 3 << 17
+
+
+def _ucontext(registers: list[int], fpstate: int, mask: int) -> bytes:
+    """Pack what rt_sigreturn reads: general registers, address of the XSAVE image (0: initial state), signal mask."""
+    r = registers
+    return _UCONTEXT.pack(
+        _UC_FLAGS, 0, 0, _NO_ALTSTACK_CHANGE, 0,
+        r[_R8], r[_R9], r[_R10], r[_R11], r[_R12], r[_R13], r[_R14], r[_R15],
+        r[_RDI], r[_RSI], r[_RBP], r[_RBX], r[_RDX], r[_RAX], r[_RCX], r[_RSP],
+        r[_RIP], r[_EFLAGS], r[_CS] & 0xFFFF, 0, 0, r[_SS] & 0xFFFF,
+        0, 0, 0, 0, fpstate, mask,
+    )  # fmt: skip
+
+
+def _restarted(registers: list[int]) -> list[int]:
+    """Return registers that restart an interrupted system call by themselves, as the kernel would have done."""
+    restarted = list(registers)
+    error = (1 << 64) - restarted[_RAX]
+    if restarted[_ORIG_RAX] == _NO_SYSCALL:
+        return restarted
+    if error in (_ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND):
+        restarted[_RIP] -= _SYSCALL_LENGTH
+        restarted[_RAX] = restarted[_ORIG_RAX]
+    elif error == _ERESTART_RESTARTBLOCK:
+        restarted[_RIP] -= _SYSCALL_LENGTH
+        restarted[_RAX] = _RESTART_SYSCALL
+    return restarted
+
+
+@functools.lru_cache(maxsize=4)
+def _feature_ends(features: int) -> int:
+    """Bytes of a standard-format XSAVE area that holds these features (XCR0 bits); 576 for FPU and SSE alone."""
+    numbers = [number for number in range(2, 63) if features >> number & 1]
+    try:
+        leaves = cpuid(*((0xD, number) for number in numbers))
+    except OSError:
+        return 0
+    return max([_XSAVE_HEADER_END, *(offset + size for size, offset, _, _ in leaves)])
+
+
+def _signal_xstate(image: bytes) -> bytes:
+    """Return an XSAVE image (NT_X86_XSTATE) as a signal frame holds it: with the software bytes and the end mark.
+
+    The tile registers of AMX are left out where the thread has none: the kernel takes no more than the thread may use.
+    Source: arch/x86/kernel/fpu/signal.c, check_xstate_in_sigframe.
+    """
+    enabled = int.from_bytes(image[_XSTATE_XCR0_OFFSET : _XSTATE_XCR0_OFFSET + 8], "little")
+    in_use = int.from_bytes(image[512:520], "little")
+    features = enabled if in_use & _XTILE_FEATURES else enabled & ~_XTILE_FEATURES
+    size = min(_feature_ends(features) or len(image), len(image))
+    state = bytearray(image[:size])
+    software = _SW_BYTES.pack(_FP_XSTATE_MAGIC1, size + 4, features, size)
+    state[_FXSAVE_SW_OFFSET : _FXSAVE_SW_OFFSET + len(software)] = software
+    return bytes(state) + struct.pack("<I", _FP_XSTATE_MAGIC2)
+
+
+class _X8664Injection:
+    """64-bit calls; frames as arch/x86/include/asm/sigframe.h and uapi/asm/sigcontext.h lay them out."""
+
+    audit_arch = _AUDIT_ARCH_X86_64
+    gadget_patterns = (
+        (bytes.fromhex("0f05c3"),),  # syscall; ret
+        (
+            bytes.fromhex("48c7c00f0000000f05"),  # mov rax, 15; syscall
+            bytes.fromhex("b80f0000000f05"),  # mov eax, 15; syscall
+        ),
+    )
+    system_call_bytes = _SYSCALL_LENGTH
+
+    def number(self, call: SystemCall) -> int:
+        """See Injection."""
+        return _CALLS[call]
+
+    def clone_arguments(self, flags: int, stack: int) -> tuple[int, ...]:
+        """flags, stack, parent_tid, child_tid, tls."""
+        return flags, stack, 0, 0, 0
+
+    def registers_for(
+        self, general: bytes, gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
+    ) -> bytes:
+        """See Injection; segment bases stay, so that thread-local storage does."""
+        return _REGISTERS.pack(*self._call(list(_REGISTERS.unpack(general)), gadgets, call, arguments, stack))
+
+    def _call(
+        self, registers: list[int], gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
+    ) -> list[int]:
+        registers[_RAX] = _CALLS[call]
+        registers[_ORIG_RAX] = _NO_SYSCALL
+        for place, value in zip((_RDI, _RSI, _RDX, _R10, _R8, _R9), (*arguments, 0, 0, 0, 0, 0, 0), strict=False):
+            registers[place] = value
+        registers[_RIP], registers[_RSP] = gadgets.system_call, stack
+        registers[_CS], registers[_SS], registers[_EFLAGS] = _USER_CS, _USER_SS, _PLAIN_EFLAGS
+        return registers
+
+    def result(self, general: bytes) -> int:
+        """RAX as a signed number."""
+        value: int = _REGISTERS.unpack(general)[_RAX]
+        return value - (1 << 64) if value >> 63 else value
+
+    def instruction_pointer(self, general: bytes) -> int:
+        """RIP."""
+        value: int = _REGISTERS.unpack(general)[_RIP]
+        return value
+
+    def in_system_call(self, general: bytes) -> bool:
+        """ORIG_RAX holds a number."""
+        value: int = _REGISTERS.unpack(general)[_ORIG_RAX]
+        return not value >> 63
+
+    def net_bytes(self, thread: ThreadState) -> int:
+        """Three frames and one XSAVE image, aligned."""
+        return 3 * _FRAME_BYTES + 128 + max((len(data) for _, data in thread.regsets), default=0)
+
+    def safety_net(self, thread: ThreadState, gadgets: Gadgets, address: int, reap: tuple[int, ...]) -> SafetyNet:
+        """Image, ascending: XSAVE image; frame of wait4; frame of home; frame of exit."""
+        registers = list(_REGISTERS.unpack(thread.general))
+        xstate = next((data for regset, data in thread.regsets if regset.note_type == NoteType.X86_XSTATE), b"")
+        if xstate:
+            floating = _signal_xstate(xstate)
+        else:
+            floating = next(data for regset, data in thread.regsets if regset.note_type == NoteType.FPREGSET)
+        frames = address + (len(floating) + 63) // 64 * 64
+        reap_stack, home_stack, exit_stack = (frames + index * _FRAME_BYTES for index in range(3))
+        wait = self._call(list(registers), gadgets, SystemCall.WAIT4, reap, home_stack)
+        leave = self._call(list(registers), gadgets, SystemCall.EXIT, (0,), exit_stack)
+        back = struct.pack("<Q", gadgets.sigreturn)
+        image = floating + bytes(frames - address - len(floating))
+        image += back + _ucontext(wait, 0, _ALL_SIGNALS)
+        image += back + _ucontext(_restarted(registers), address, thread.signals_blocked)
+        image += back + _ucontext(leave, 0, _ALL_SIGNALS)
+        return SafetyNet(address, image, reap_stack, exit_stack)
+
+
+X86_64.injection = _X8664Injection()

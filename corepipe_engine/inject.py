@@ -1,0 +1,260 @@
+"""System calls run inside a stopped thread, over a safety net: the thread finds home though this process is killed.
+
+Before anything else, frames are laid into memory that nobody uses. An injected call runs with its stack pointer at the
+first of them; while we live, the thread never gets further than the exit stop of the call, and its registers are set
+back from here. When we are killed, the kernel lets the thread run: it returns from the call into the frames, and
+rt_sigreturn brings it back to where it was, with all registers and its signal mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from . import ptrace
+from .arch import Arch, Gadgets, Injection, SafetyNet, SystemCall, ThreadState
+from .errors import DumpFailedError, ModeUnavailableError, NoSuchProcessError
+from .freeze import Freeze, StoppedThread
+from .memory import Buffer, ProcessMemory
+from .procfs import PAGE_SIZE, ProcDir
+from .regions import Region, RegionKind
+
+ALL_SIGNALS = (1 << 64) - 1
+CALL_SECONDS = 60.0
+"""How long a call may take: the fork of a very large process takes seconds."""
+_HANDLER_ROOM_BYTES = 32 << 10
+_STACK_IN_USE_BYTES = 64 << 10
+_SEARCH_BYTES = 1 << 18
+_PREFERRED = (b"/libc.so", b"/libc-", b"/ld-musl", b"/ld-linux")
+
+
+def injection_of(arch: Arch) -> Injection:
+    """Return how calls are run on this machine. Errors: ModeUnavailableError."""
+    if arch.injection is None:
+        raise ModeUnavailableError(f"system calls cannot be run inside {arch.name} programs yet")
+    return arch.injection
+
+
+def find_gadgets(task: ProcDir, regions: list[Region], injection: Injection) -> Gadgets:
+    """Return the gadgets in the target's mapped program code, the C library's first. Errors: ModeUnavailableError."""
+    code = [
+        region
+        for region in regions
+        if region.perms.startswith("r-x") and region.kind in (RegionKind.FILE, RegionKind.VDSO) and not region.shared
+    ]
+    code.sort(key=lambda region: not any(name in region.path for name in _PREFERRED))
+    found: list[int] = [0, 0]
+    memory, buffer = ProcessMemory(task), Buffer(_SEARCH_BYTES)
+    try:
+        for region in code:
+            _search(memory, buffer, region, injection.gadget_patterns, found)
+            if all(found):
+                return Gadgets(*found)
+    finally:
+        memory.close()
+        buffer.close()
+    raise ModeUnavailableError("the target's code holds no system call that could be used (no C library)")
+
+
+def _search(
+    memory: ProcessMemory, buffer: Buffer, region: Region, patterns: tuple[tuple[bytes, ...], ...], found: list[int]
+) -> None:
+    longest = max(len(pattern) for alternatives in patterns for pattern in alternatives)
+    position = region.start
+    while position < region.end and not all(found):
+        data = _read(memory, buffer, position, min(_SEARCH_BYTES, region.end - position))
+        for index, alternatives in enumerate(patterns):
+            for pattern in alternatives:
+                at = data.find(pattern)
+                if at >= 0 and not found[index]:
+                    found[index] = position + at
+        position += max(len(data) - longest, 1) if len(data) > longest else len(data)
+
+
+def _read(memory: ProcessMemory, buffer: Buffer, address: int, length: int) -> bytes:
+    from array import array
+
+    memory.read(array("Q", (address, length)), buffer, array("Q", (0, length)))
+    return bytes(buffer.view[:length])
+
+
+def check_gadgets(task: ProcDir, gadgets: Gadgets, injection: Injection) -> None:
+    """Make sure that the gadgets are still there, now that nothing moves. Errors: ModeUnavailableError."""
+    memory, buffer = ProcessMemory(task), Buffer(PAGE_SIZE)
+    try:
+        for address, alternatives in zip(
+            (gadgets.system_call, gadgets.sigreturn), injection.gadget_patterns, strict=True
+        ):
+            if not any(_read(memory, buffer, address, len(pattern)) == pattern for pattern in alternatives):
+                raise ModeUnavailableError("the target's code changed while it was looked at")
+    finally:
+        memory.close()
+        buffer.close()
+
+
+def find_room(task: ProcDir, regions: list[Region], stack_pointer: int | None, size: int) -> int:
+    """Return an address, aligned to a page, from which on size bytes are used by nobody; handlers find room below.
+
+    That is the low end of the main thread's stack: never touched, or far below where the main thread stands
+    (stack_pointer; None if it has ended). Errors: ModeUnavailableError.
+    """
+    stack = next((region for region in regions if region.kind is RegionKind.STACK), None)
+    needed = _HANDLER_ROOM_BYTES + (size + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
+    if stack is None or stack.size < needed + PAGE_SIZE or "w" not in stack.perms:
+        raise ModeUnavailableError("the target's main stack has no room to work in")
+    used = stack_pointer is None or not stack.start <= stack_pointer < stack.end
+    far = not used and stack_pointer is not None and stack_pointer - stack.start >= needed + _STACK_IN_USE_BYTES
+    if not far and not _untouched(task, stack.start, needed):
+        raise ModeUnavailableError("the target's main stack is in use down to its end")
+    return stack.start + _HANDLER_ROOM_BYTES
+
+
+def _untouched(task: ProcDir, address: int, length: int) -> bool:
+    fd = task.open("pagemap")
+    try:
+        data = os.pread(fd, length // PAGE_SIZE * 8, address // PAGE_SIZE * 8)
+    finally:
+        os.close(fd)
+    return len(data) == length // PAGE_SIZE * 8 and not any(byte & 0xC0 for byte in data[7::8])
+
+
+class Injector:
+    """Runs system calls in one stopped thread of a frozen target. A context manager: laid is the net, home is the end.
+
+    Errors on entering: ModeUnavailableError, NoSuchProcessError. patched: (address, original bytes) of what the target's
+    memory holds otherwise while we are inside.
+    """
+
+    def __init__(self, freeze: Freeze, task: ProcDir, state: ThreadState, gadgets: Gadgets, room: int) -> None:
+        self.injection = injection_of(freeze.arch)
+        self.tid = state.tid
+        self.gadgets = gadgets
+        self.patched: tuple[int, bytes] = (0, b"")
+        self.net: SafetyNet
+        self._freeze = freeze
+        self._task = task
+        self._state = state
+        self._room = room
+        self._mem_fd = -1
+        self._away = False
+
+    def __enter__(self) -> Injector:
+        # __WCLONE | __WNOTHREAD: of this thread's children only ours, whose end sends no SIGCHLD
+        reap = (ALL_SIGNALS, 0, 0xA0000000, 0)
+        self.net = self.injection.safety_net(self._state, self.gadgets, self._room, reap)
+        try:
+            self._mem_fd = self._task.open("mem", os.O_RDWR)
+            original = os.pread(self._mem_fd, len(self.net.image), self.net.address)
+            if len(original) != len(self.net.image):
+                raise OSError
+            self.patched = (self.net.address, original)
+            os.pwrite(self._mem_fd, self.net.image, self.net.address)
+        except OSError as error:
+            self._close()
+            raise ModeUnavailableError("the target's main stack cannot be written to") from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.home()
+        with contextlib.suppress(OSError):
+            os.pwrite(self._mem_fd, self.patched[1], self.patched[0])
+        self._close()
+
+    def _close(self) -> None:
+        if self._mem_fd >= 0:
+            os.close(self._mem_fd)
+            self._mem_fd = -1
+
+    def home(self) -> None:
+        """Set the thread back to where it was. Its signal mask goes first: from then on the net is not needed."""
+        if not self._away:
+            return
+        self._away = False
+        with contextlib.suppress(OSError):  # killed meanwhile
+            ptrace.set_signal_mask(self.tid, self._state.signals_blocked)
+            ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, self._state.general)
+
+    def call(
+        self,
+        call: SystemCall,
+        arguments: tuple[int, ...],
+        on_clone: Callable[[int], None] = lambda tid: None,
+        mask: int = ALL_SIGNALS,
+        swallow: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Run a call in the thread and return its result (-errno for an error).
+
+        on_clone gets the id of a process that the call made, which is ours, stopped. mask: signals blocked meanwhile.
+        swallow: asked at a signal that was about to be delivered; True drops it. Errors: NoSuchProcessError,
+        DumpFailedError.
+        """
+        registers = self.injection.registers_for(
+            self._state.general, self.gadgets, call, arguments, self.net.home_stack
+        )
+        try:
+            ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, registers)
+            self._away = True  # from here on the net holds: it gives back the mask that is set next
+            ptrace.set_signal_mask(self.tid, mask)
+            run_to_exit(self._freeze.threads[self.tid], on_clone, swallow)
+            return self.injection.result(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS))
+        except ProcessLookupError as error:
+            raise NoSuchProcessError(f"process {self._freeze.process.pid} was killed while it stood still") from error
+        except StuckError as error:
+            del self._freeze.threads[self.tid]  # it runs: released by stopping it once more; then the net holds it
+            raise DumpFailedError(f"a system call inside thread {self.tid} does not end") from error
+
+
+class StuckError(Exception):
+    """A thread that was to run one system call has not come back."""
+
+
+def wait_for(tid: int, seconds: float = CALL_SECONDS) -> int:
+    """Return the wait status of a tracee once it has stopped or ended. Errors: StuckError, ProcessLookupError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            status = ptrace.wait_stop(tid, max(deadline - time.monotonic(), 0.0))
+        except ChildProcessError as error:
+            raise ProcessLookupError(tid) from error
+        if status is not None:
+            return status
+        if time.monotonic() >= deadline:
+            raise StuckError(tid)
+
+
+def run_to_exit(
+    thread: StoppedThread,
+    on_clone: Callable[[int], None] = lambda tid: None,
+    swallow: Callable[[], bool] = lambda: False,
+) -> None:
+    """Let a stopped thread run through one system call, from before its entry to its exit stop.
+
+    A signal that is about to be delivered on the way is kept for the detach. Errors: StuckError, ProcessLookupError.
+    """
+    seen = 0
+    while seen < 2:
+        ptrace.resume_to_system_call(thread.tid)
+        status = wait_for(thread.tid)
+        if not os.WIFSTOPPED(status):
+            raise ProcessLookupError(thread.tid)
+        number, event = os.WSTOPSIG(status), status >> 16
+        if event == ptrace.EVENT_CLONE:
+            on_clone(ptrace.event_message(thread.tid))
+        elif event:
+            continue  # a stop of the whole group begins or ends: it takes hold again at the detach
+        elif number == ptrace.SYSCALL_STOP:
+            seen += 1
+        elif not swallow() and not thread.signal_number:
+            thread.signal_number = number
+
+
+def kill_tracee(pid: int) -> None:
+    """End a process of ours that is traced, and take its status."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(StuckError, ProcessLookupError):
+        while os.WIFSTOPPED(wait_for(pid, 2.0)):
+            pass
