@@ -412,6 +412,9 @@ class Freeze:
 
         A thread in uninterruptible sleep stays seized until this process ends; then the kernel lets it go.
         """
+        for tid in running:
+            with contextlib.suppress(OSError):
+                ptrace.interrupt(tid)
         deadline = time.monotonic() + STALL_SECONDS
         while running and time.monotonic() < deadline:
             for tid in tuple(running):

@@ -49,13 +49,11 @@ def cgroups_room(membership: str) -> int:
 
 
 def _levels(root: str, path: str) -> list[str]:
-    folders = []
-    path = os.path.normpath("/" + path)
-    while True:
-        folders.append(root + ("" if path == "/" else path))
-        if path == "/":
-            return folders
-        path = os.path.dirname(path)
+    """Return the folder of a cgroup and those of all above it; a path with `..` is outside of what we can see."""
+    names = [name for name in path.split("/") if name]
+    if ".." in names:
+        names = []
+    return [os.path.join(root, *names[:depth]) for depth in range(len(names), -1, -1)]
 
 
 def _room_v2(root: str, path: str) -> int:

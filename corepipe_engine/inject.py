@@ -23,8 +23,11 @@ from .procfs import PAGE_SIZE, ProcDir
 from .regions import Region, RegionKind
 
 ALL_SIGNALS = (1 << 64) - 1
+REAP_HELPER = (ALL_SIGNALS, 0, 0xA0000000, 0)
+"""wait4(-1, 0, __WCLONE | __WNOTHREAD, 0): of a thread's own children those whose end sends no SIGCHLD."""
 CALL_SECONDS = 60.0
 """How long a call may take: the fork of a very large process takes seconds."""
+_END_SECONDS = 5.0
 _HANDLER_ROOM_BYTES = 32 << 10
 _STACK_IN_USE_BYTES = 64 << 10
 _SEARCH_BYTES = 1 << 18
@@ -98,18 +101,35 @@ def check_gadgets(task: ProcDir, gadgets: Gadgets, injection: Injection) -> None
 def find_room(task: ProcDir, regions: list[Region], stack_pointer: int | None, size: int) -> int:
     """Return an address, aligned to a page, from which on size bytes are used by nobody; handlers find room below.
 
-    That is the low end of the main thread's stack: never touched, or far below where the main thread stands
-    (stack_pointer; None if it has ended). Errors: ModeUnavailableError.
+    That is the low end of the main thread's stack, far below where the main thread stands (stack_pointer). Where it
+    stands elsewhere (an alternative stack, goroutines) or has ended, the low end must be untouched: then no call ever
+    went as deep, and nothing that is still to be returned to lies above. Errors: ModeUnavailableError.
     """
     stack = next((region for region in regions if region.kind is RegionKind.STACK), None)
     needed = _HANDLER_ROOM_BYTES + (size + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
     if stack is None or stack.size < needed + PAGE_SIZE or "w" not in stack.perms:
         raise ModeUnavailableError("the target's main stack has no room to work in")
-    used = stack_pointer is None or not stack.start <= stack_pointer < stack.end
-    far = not used and stack_pointer is not None and stack_pointer - stack.start >= needed + _STACK_IN_USE_BYTES
-    if not far and not _untouched(task, stack.start, needed):
+    room = stack.start + _HANDLER_ROOM_BYTES
+    on_it = stack_pointer is not None and stack.start <= stack_pointer < stack.end
+    if on_it and stack_pointer is not None and stack_pointer - stack.start >= needed + _STACK_IN_USE_BYTES:
+        return room
+    if not _untouched(task, stack.start, _HANDLER_ROOM_BYTES) or not _all_zeros(
+        task, room, needed - _HANDLER_ROOM_BYTES
+    ):
         raise ModeUnavailableError("the target's main stack is in use down to its end")
-    return stack.start + _HANDLER_ROOM_BYTES
+    return room
+
+
+def _all_zeros(task: ProcDir, address: int, length: int) -> bool:
+    """Whether the range was never touched, or holds zeros as we left it."""
+    if _untouched(task, address, length):
+        return True
+    memory, buffer = ProcessMemory(task), Buffer(length)
+    try:
+        return not any(_read(memory, buffer, address, length))
+    finally:
+        memory.close()
+        buffer.close()
 
 
 def _untouched(task: ProcDir, address: int, length: int) -> bool:
@@ -122,10 +142,10 @@ def _untouched(task: ProcDir, address: int, length: int) -> bool:
 
 
 class Injector:
-    """Runs system calls in one stopped thread of a frozen target. A context manager: laid is the net, home is the end.
+    """Runs system calls in one stopped thread of a frozen target. A context manager: first the net, home at the end.
 
-    Errors on entering: ModeUnavailableError, NoSuchProcessError. patched: (address, original bytes) of what the target's
-    memory holds otherwise while we are inside.
+    Errors on entering: ModeUnavailableError. patched: (address, original bytes) of the memory that holds something
+    else while we are inside.
     """
 
     def __init__(self, freeze: Freeze, task: ProcDir, state: ThreadState, gadgets: Gadgets, room: int) -> None:
@@ -139,12 +159,10 @@ class Injector:
         self._state = state
         self._room = room
         self._mem_fd = -1
-        self._away = False
+        self._away = self._lost = False
 
     def __enter__(self) -> Injector:
-        # __WCLONE | __WNOTHREAD: of this thread's children only ours, whose end sends no SIGCHLD
-        reap = (ALL_SIGNALS, 0, 0xA0000000, 0)
-        self.net = self.injection.safety_net(self._state, self.gadgets, self._room, reap)
+        self.net = self.injection.safety_net(self._state, self.gadgets, self._room, REAP_HELPER)
         try:
             self._mem_fd = self._task.open("mem", os.O_RDWR)
             original = os.pread(self._mem_fd, len(self.net.image), self.net.address)
@@ -159,8 +177,9 @@ class Injector:
 
     def __exit__(self, *exception: object) -> None:
         self.home()
-        with contextlib.suppress(OSError):
-            os.pwrite(self._mem_fd, self.patched[1], self.patched[0])
+        if not self._lost:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._mem_fd, self.patched[1], self.patched[0])
         self._close()
 
     def _close(self) -> None:
@@ -203,7 +222,8 @@ class Injector:
         except ProcessLookupError as error:
             raise NoSuchProcessError(f"process {self._freeze.process.pid} was killed while it stood still") from error
         except StuckError as error:
-            del self._freeze.threads[self.tid]  # it runs: released by stopping it once more; then the net holds it
+            self._lost, self._away = True, False
+            del self._freeze.threads[self.tid]  # it runs: it is let go by stopping it once more, and the net holds it
             raise DumpFailedError(f"a system call inside thread {self.tid} does not end") from error
 
 
@@ -255,6 +275,10 @@ def kill_tracee(pid: int) -> None:
     """End a process of ours that is traced, and take its status."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(StuckError, ProcessLookupError):
-        while os.WIFSTOPPED(wait_for(pid, 2.0)):
-            pass
+    deadline = time.monotonic() + _END_SECONDS
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            status = ptrace.poll_stop(pid)
+            if status is not None and not os.WIFSTOPPED(status):
+                return
+            time.sleep(0.0005)

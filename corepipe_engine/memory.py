@@ -83,7 +83,9 @@ class Buffer:
 class MemoryReader(Protocol):
     """What the stream reads from. Not thread-safe: one reader thread uses one reader."""
 
-    unreadable: list[tuple[int, int]]
+    @property
+    def unreadable(self) -> list[tuple[int, int]]:
+        """Ranges (address, length) that could not be read, so far."""
 
     def read(self, ranges: array[int], buffer: Buffer, places: array[int]) -> None:
         """Read ranges (address, length, address, length, ...) to places (offset, length, ...) in the buffer.
@@ -110,8 +112,10 @@ class ProcessMemory:
             raise translate_error(error, process.pid, "mem") from error
 
     def close(self) -> None:
-        """Close /proc/PID/mem."""
-        os.close(self._mem_fd)
+        """Close /proc/PID/mem; a second call does nothing."""
+        if self._mem_fd >= 0:
+            os.close(self._mem_fd)
+            self._mem_fd = -1
 
     def read(self, ranges: array[int], buffer: Buffer, places: array[int]) -> None:
         """See MemoryReader.read."""

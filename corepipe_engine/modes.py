@@ -20,6 +20,7 @@ from .inspection import inspect_process, live_task
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import ModeChoice
 from .reporter import format_bytes
+from .snapshot import snapshot
 
 _HEADROOM_BYTES: Final = 256 << 20
 _GROWTH_BYTES: Final = 4 << 20
@@ -88,6 +89,7 @@ def buffer(context: Context) -> Iterator[Captured]:
 
 
 MODES: Final = (
+    Mode(ModeChoice.SNAPSHOT, "the target stands still for one fork, and its copy is streamed", snapshot),
     Mode(ModeChoice.BUFFER, "the target stands still while its memory is copied to RAM", buffer),
     Mode(ModeChoice.DIRECT, "the target stands still until the pipe has taken everything", direct),
 )

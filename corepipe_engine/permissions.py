@@ -11,6 +11,7 @@ from .errors import CorepipeError, NoSuchProcessError, NotPermittedError, UsageE
 from .procfs import ProcDir, TaskStatus, parse_status
 
 _CAP_SYS_PTRACE = 19
+CAP_SYS_ADMIN = 21
 
 
 def has_capability(number: int) -> bool:

@@ -186,7 +186,7 @@ def seccomp_filter(tid: int, index: int) -> bytes | None:
 def rseq_address(tid: int) -> int:
     """PTRACE_GET_RSEQ_CONFIGURATION: return the address of the thread's struct rseq, 0 if it has none."""
     call(Request.GET_RSEQ_CONFIGURATION, tid, 24, _buffer_address)
-    return int.from_bytes(_buffer[:8], "little")
+    return int.from_bytes(ctypes.string_at(_buffer_address, 8), "little")
 
 
 def has_pending_signal(tid: int, shared: bool) -> bool:

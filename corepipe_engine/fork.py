@@ -1,0 +1,338 @@
+"""A copy-on-write snapshot of a frozen target, made by calls run inside one of its threads.
+
+In that thread a helper is cloned that shares the target's memory; the helper forks the snapshot and ends; the thread
+reaps it. The snapshot, an orphan, belongs to init or to the nearest subreaper: the target has no child to notice. It
+never runs an instruction, and is killed at the end - by the kernel, if this process should die.
+Sources: kernel/fork.c (copy_process), kernel/exit.c (find_new_reaper, reparent_leader), kernel/ptrace.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from . import ptrace
+from .arch import Gadgets, Injection, SystemCall, ThreadState
+from .capture import Context
+from .errors import CorepipeError, DumpFailedError, ModeUnavailableError, NoSuchProcessError
+from .freeze import Freeze, StoppedThread
+from .headroom import prefer_as_victim
+from .inject import (
+    ALL_SIGNALS,
+    REAP_HELPER,
+    Injector,
+    StuckError,
+    find_room,
+    injection_of,
+    kill_tracee,
+    run_to_exit,
+    wait_for,
+)
+from .procfs import ProcDir
+from .regions import Region
+from .seccomp import Action, FilterError, verdict
+
+_CLONE_VM, _CLONE_FS, _CLONE_FILES = 0x100, 0x200, 0x400
+_HELPER_FLAGS: Final = _CLONE_VM | _CLONE_FS | _CLONE_FILES
+_SNAPSHOT_FLAGS: Final = _CLONE_FS | _CLONE_FILES
+"""The descriptor table is shared, so that no socket stays open for the sake of the snapshot. No signal at the end."""
+_WALL: Final = 0x40000000
+_RETRIES: Final = 8
+_REAP_SECONDS: Final = 1.0
+_ERESTARTNOINTR: Final = 513
+_TRACED: Final = ptrace.Option.TRACESYSGOOD | ptrace.Option.TRACECLONE
+_RESTART_BLOCK: Final = -516
+_CHILD_CODES: Final = frozenset({os.CLD_KILLED, os.CLD_EXITED, os.CLD_DUMPED})
+
+
+class SnapshotProcess:
+    """The copy: a stopped process of ours.
+
+    ns_pid: its id as the target sees it. inherited: the target is its parent.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.inherited = False
+        self.ns_pid = pid
+        self._gone = False
+        self.folder = ProcDir(pid)
+        self._pidfd = os.pidfd_open(pid)
+
+    def check(self) -> None:
+        """Raise DumpFailedError if the copy is gone: what was read of it lately may be nothing but zeros."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if self._gone or poller.poll(0):
+            raise DumpFailedError(
+                "the snapshot was killed before it had been streamed, most likely because memory ran out; "
+                "the target is untouched and runs",
+                "free some memory, or choose less: --preset stacks, --exclude; --mode buffer",
+            )
+
+    def kill(self) -> None:
+        """End it; a second call does nothing."""
+        if self._gone:
+            return
+        self._gone = True
+        kill_tracee(self.pid)
+
+    def zombie_parent(self) -> int:
+        """Return who has left it lying as a zombie, 0 if it is gone or belongs to the host's init, which reaps."""
+        deadline = time.monotonic() + _REAP_SECONDS
+        while True:
+            try:
+                stat = self.folder.stat()
+            except CorepipeError:
+                return 0
+            if stat.state != "Z" or stat.ppid == 1:
+                return 0
+            if time.monotonic() >= deadline:
+                return stat.ppid
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """Give back what we hold of it; kill() comes first."""
+        self.folder.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def choose_thread(freeze: Freeze, task: ProcDir, states: Sequence[ThreadState], injection: Injection) -> ThreadState:
+    """Return the thread to run calls in: one that loses nothing by it. Errors: ModeUnavailableError.
+
+    Not one that is about to get a signal, nor one inside a restartable sequence, which the kernel would forget about.
+    Last choice is a sleeper that only the kernel can restart: should we die, it sees one EINTR.
+    """
+    ranked: dict[int, ThreadState] = {}
+    for state in states:
+        thread = freeze.threads.get(state.tid)
+        if thread is None or thread.signal_number:
+            continue
+        if injection.in_system_call(state.general):
+            rank = 1 if injection.result(state.general) == _RESTART_BLOCK else 0
+        elif _outside_restartable_sequence(task, state, injection):
+            rank = 0
+        else:
+            continue
+        if rank == 0:
+            return state
+        ranked.setdefault(rank, state)
+    if ranked:
+        return ranked[min(ranked)]
+    raise ModeUnavailableError("no thread of the target can be used: all have a signal or a restartable sequence on")
+
+
+def _outside_restartable_sequence(task: ProcDir, state: ThreadState, injection: Injection) -> bool:
+    """Whether the thread is in no rseq critical section (struct rseq and rseq_cs, include/uapi/linux/rseq.h)."""
+    try:
+        address = ptrace.rseq_address(state.tid)
+    except OSError:
+        return False
+    if not address:
+        return True
+    try:
+        fd = task.open("mem")
+        try:
+            section = int.from_bytes(os.pread(fd, 8, address + 8), "little")
+            if not section:
+                return True
+            start, length = (int.from_bytes(os.pread(fd, 8, section + offset), "little") for offset in (8, 16))
+        finally:
+            os.close(fd)
+    except (OSError, OverflowError):
+        return False
+    return not start <= injection.instruction_pointer(state.general) < start + length
+
+
+def check_seccomp(tid: int, gadgets: Gadgets, injection: Injection) -> ptrace.Option:
+    """Return the option that a thread's seccomp filters make necessary (0 for none). Errors: ModeUnavailableError.
+
+    The way home must be free without us, and no call may kill; one that is refused with an error can be let through
+    by suspending the filters, and without us fails harmlessly.
+    """
+    programs: list[bytes] = []
+    try:
+        while (program := ptrace.seccomp_filter(tid, len(programs))) is not None:
+            programs.append(program)
+    except OSError as error:
+        raise ModeUnavailableError(f"the target's seccomp filter cannot be looked into ({error.strerror})") from error
+    clone = injection.clone_arguments(_SNAPSHOT_FLAGS, 1)
+    helper = injection.clone_arguments(_HELPER_FLAGS, 1)
+    calls = (
+        (SystemCall.SIGRETURN, (), False),
+        (SystemCall.EXIT, (0,), False),
+        (SystemCall.CLONE, helper, True),
+        (SystemCall.CLONE, clone, True),
+        (SystemCall.WAIT4, (1, 0, _WALL, 0), True),
+        (SystemCall.WAIT4, REAP_HELPER, True),
+    )
+    address = gadgets.system_call + injection.system_call_bytes
+    suspend = ptrace.Option(0)
+    for call, arguments, may_fail in calls:
+        try:
+            action = verdict(programs, injection.number(call), injection.audit_arch, address, arguments)
+        except FilterError as error:
+            raise ModeUnavailableError("the target's seccomp filter cannot be understood") from error
+        if action in (Action.ALLOW, Action.LOG):
+            continue
+        if action is Action.ERRNO and may_fail:
+            suspend = ptrace.Option.SUSPEND_SECCOMP
+            continue
+        raise ModeUnavailableError(f"the target's seccomp filter forbids {call.name.lower()} ({action.name})")
+    return suspend
+
+
+class Fork:
+    """Makes the snapshot of a frozen target. run() leaves the target as it was, whatever happens."""
+
+    def __init__(self, context: Context, freeze: Freeze, task: ProcDir, state: ThreadState, gadgets: Gadgets) -> None:
+        self.injection = injection_of(freeze.arch)
+        self.snapshot: SnapshotProcess | None = None
+        self.patched: tuple[int, bytes] = (0, b"")
+        self._context = context
+        self._freeze = freeze
+        self._task = task
+        self._state = state
+        self._gadgets = gadgets
+        self._helper = 0
+        self._helper_ns_pid = 0
+
+    def run(self, regions: list[Region], states: Sequence[ThreadState], seccomp: bool) -> SnapshotProcess:
+        """Return the snapshot. Errors: ModeUnavailableError, NoSuchProcessError, DumpFailedError."""
+        tid = self._state.tid
+        leader = next((state for state in states if state.tid == self._freeze.process.pid), None)
+        pointer = None if leader is None else self._context.arch.stack_pointer(leader.general)
+        room = find_room(self._task, regions, pointer, self.injection.net_bytes(self._state))
+        options = _TRACED
+        if seccomp:
+            options |= check_seccomp(tid, self._gadgets, self.injection)
+        try:
+            ptrace.set_options(tid, options)
+        except PermissionError as error:
+            raise ModeUnavailableError("the target's seccomp filter forbids it, and cannot be suspended") from error
+        except ProcessLookupError as error:
+            raise NoSuchProcessError(f"process {self._freeze.process.pid} was killed while it stood still") from error
+        try:
+            with Injector(self._freeze, self._task, self._state, self._gadgets, room) as injector:
+                self._make(injector)
+                self.patched = injector.patched
+            with contextlib.suppress(OSError):
+                ptrace.set_options(tid, ptrace.Option.TRACESYSGOOD)
+        except BaseException:
+            if self.snapshot is not None:
+                self.snapshot.kill()
+                self.snapshot.close()
+            raise
+        assert self.snapshot is not None
+        return self.snapshot
+
+    def _make(self, injector: Injector) -> None:
+        try:
+            self._clone_helper(injector)
+            self._fork_snapshot(injector)
+        finally:
+            if self._helper:
+                self._end_helper(injector)
+        snapshot = self.snapshot
+        if snapshot is None:
+            return
+        status = snapshot.folder.status()
+        level = len(self._freeze.process.status().ns_tgids) or 1
+        snapshot.ns_pid = status.ns_tgids[level - 1] if len(status.ns_tgids) >= level else snapshot.pid
+        snapshot.inherited = snapshot.folder.stat().ppid == self._freeze.process.pid
+
+    def _clone_helper(self, injector: Injector) -> None:
+        arguments = self.injection.clone_arguments(_HELPER_FLAGS, injector.net.exit_stack)
+
+        def born(pid: int) -> None:
+            self._helper = pid
+
+        for _ in range(_RETRIES):
+            result = injector.call(SystemCall.CLONE, arguments, born)
+            if result != -_ERESTARTNOINTR:
+                break
+        if result <= 0 or not self._helper:
+            raise refused(result)
+        self._helper_ns_pid = result
+        try:
+            wait_for(self._helper)  # it is born stopped
+        except (StuckError, ProcessLookupError) as error:
+            raise DumpFailedError("the helper process was killed at birth", "try again") from error
+
+    def _fork_snapshot(self, injector: Injector) -> None:
+        helper, injection = self._helper, self.injection
+        arguments = injection.clone_arguments(_SNAPSHOT_FLAGS, injector.net.exit_stack)
+        exit_stack = injector.net.exit_stack
+        registers = injection.registers_for(self._state.general, self._gadgets, SystemCall.CLONE, arguments, exit_stack)
+
+        def born(pid: int) -> None:
+            self.snapshot = SnapshotProcess(pid)
+
+        thread = StoppedThread(helper)
+        try:
+            for _ in range(_RETRIES):
+                ptrace.set_regset(helper, ptrace.NT_PRSTATUS, registers)
+                run_to_exit(thread, born)
+                result = injection.result(ptrace.get_regset(helper, ptrace.NT_PRSTATUS))
+                if result != -_ERESTARTNOINTR:
+                    break
+            if result <= 0 or self.snapshot is None:
+                raise refused(result)
+            wait_for(self.snapshot.pid)
+            ptrace.set_options(self.snapshot.pid, ptrace.Option.EXITKILL)
+        except (StuckError, ProcessLookupError) as error:
+            raise DumpFailedError("the snapshot was killed at birth", "try again") from error
+        prefer_as_victim(self.snapshot.pid)
+
+    def _end_helper(self, injector: Injector) -> None:
+        """Let the helper run out into its exit, and let the target's thread reap it."""
+        helper, self._helper = self._helper, 0
+        try:
+            ptrace.resume(helper)
+            while os.WIFSTOPPED(wait_for(helper, 2.0)):
+                ptrace.resume(helper)
+        except (OSError, StuckError):
+            kill_tracee(helper)
+        if self._helper_ns_pid:
+            injector.call(SystemCall.WAIT4, (self._helper_ns_pid, 0, _WALL, 0))
+
+
+def refused(result: int) -> ModeUnavailableError:
+    """Return the error for a clone that failed with -errno."""
+    number = -result
+    name = errno.errorcode.get(number, str(number))
+    if number == errno.EAGAIN:
+        return ModeUnavailableError(
+            f"the kernel grants the target no further process ({name}): RLIMIT_NPROC, or pids.max of its cgroup"
+        )
+    if number == errno.ENOMEM:
+        return ModeUnavailableError(f"the kernel grants no memory for a fork ({name}); vm.overcommit_memory may be 2")
+    return ModeUnavailableError(f"the target may not clone ({name})")
+
+
+def reap_inherited(injector: Injector, snapshot: SnapshotProcess) -> None:
+    """End a snapshot whose parent is the target, from inside a stop: the target sees neither a SIGCHLD nor a zombie."""
+    snapshot.kill()
+    tid = injector.tid
+
+    def is_ours(info: ptrace.SignalInfo) -> bool:
+        return info.number == signal.SIGCHLD and info.pid == snapshot.ns_pid and info.code in _CHILD_CODES
+
+    mask = ALL_SIGNALS
+    with contextlib.suppress(OSError):
+        if any(is_ours(info) for info in ptrace.pending_signals(tid, shared=True)):
+            mask &= ~(1 << (signal.SIGCHLD - 1))
+    injector.call(
+        SystemCall.WAIT4,
+        (snapshot.ns_pid, 0, _WALL, 0),
+        mask=mask,
+        swallow=lambda: is_ours(ptrace.signal_info(tid)),
+    )

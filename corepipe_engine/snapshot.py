@@ -1,0 +1,272 @@
+"""Mode snapshot: the target stands still for one fork, and its copy-on-write copy is read while it runs on."""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .arch import Gadgets, ThreadState
+from .capture import Captured, Context, make_notes, watch
+from .carried import CopiedSet, SnapshotMemory, runs_inside, select_copied
+from .copier import copy_ranges, new_buffer, populated_buffer
+from .errors import CorepipeError, ModeUnavailableError, NoSuchProcessError
+from .events import Notice, Phase
+from .fork import Fork, SnapshotProcess, choose_thread, reap_inherited
+from .freeze import Freeze
+from .headroom import own_memory_limit
+from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_of
+from .inspection import HeaderProbe, coredump_filter, live_task, touched
+from .memory import Buffer, CopiedMemory, ProcessMemory
+from .options import Holes
+from .plan import DumpPlan, make_plan
+from .policy import Decision
+from .preconditions import SECCOMP_FILTER, inherits_orphans, is_copied, snapshot_refusal
+from .procfs import PAGE_SIZE, ProcDir, parse_maps
+from .regions import Region, split_at
+from .reporter import format_bytes
+
+_COPY_HEADROOM: Final = 64 << 20
+
+
+@dataclass(slots=True)
+class _Frozen:
+    """What was found in the stop, to be worked on after it."""
+
+    states: list[ThreadState]
+    regions: list[Region]
+    auxv: bytes
+    chosen: CopiedSet
+    store: Buffer
+    unreadable: list[tuple[int, int]]
+    patched: tuple[int, bytes]
+
+
+@contextlib.contextmanager
+def snapshot(context: Context) -> Iterator[Captured]:
+    """Freeze, fork, resume; then stream the copy."""
+    process = context.process
+    with contextlib.ExitStack() as stack:
+        task = stack.enter_context(live_task(process))
+        status, before = task.status(), task.regions(context.interrupts.check)
+        reason = snapshot_refusal(task, status, context.arch, before)
+        if reason:
+            raise ModeUnavailableError(reason)
+        gadgets = find_gadgets(task, before, injection_of(context.arch))
+        auxv = task.read("auxv")
+        expected = select_copied(context, task, [region for region in before if is_copied(region)], ())
+        store = _store_for(expected)
+        copy = None
+        try:
+            with context.freeze() as freeze:
+                copy, frozen = _take(context, freeze, task, gadgets, before, auxv, store, status.seccomp)
+                if copy.inherited and not inherits_orphans(status):
+                    raise ModeUnavailableError("the target is a subreaper and would inherit the snapshot")
+            context.phase(Phase.STREAM)
+            captured = _captured(context, task, copy, frozen)
+            try:
+                yield captured
+            finally:
+                captured.reader.close()
+        finally:
+            if copy is not None:
+                _dispose(context, copy, gadgets)
+            store.close()
+
+
+def _store_for(expected: CopiedSet) -> Buffer:
+    """Return memory for the copies, a little more than is expected. Errors: ModeUnavailableError."""
+    wanted = sum(expected.reads[1::2])
+    room = own_memory_limit() - _COPY_HEADROOM
+    wanted += wanted // 16 + (1 << 20)
+    if wanted > room:
+        raise ModeUnavailableError(
+            f"what a fork does not carry takes {format_bytes(wanted)} of RAM, there are {format_bytes(max(room, 0))}",
+            "--shared live",
+        )
+    return populated_buffer(wanted)
+
+
+def _take(
+    context: Context,
+    freeze: Freeze,
+    task: ProcDir,
+    gadgets: Gadgets,
+    before: Sequence[Region],
+    auxv: bytes,
+    store: Buffer,
+    seccomp: int,
+) -> tuple[SnapshotProcess, _Frozen]:
+    """What happens inside the stop."""
+    arch = context.arch
+    states = freeze.thread_states()
+    maps = task.read("maps")
+    regions = with_flags(parse_maps(maps), before)
+    injection = injection_of(arch)
+    check_gadgets(task, gadgets, injection)
+    state = choose_thread(freeze, task, states, injection)
+    freeze.clock.step("maps")
+    watch(context, freeze)
+    context.phase(Phase.SNAPSHOT)
+    fork = Fork(context, freeze, task, state, gadgets)
+    copy = fork.run(regions, states, seccomp == SECCOMP_FILTER)
+    freeze.clock.step("fork")
+    try:
+        missing = _not_carried(regions, copy.folder.read("maps"), maps)
+        special = [region for region in regions if is_copied(region) or region.start in missing]
+        pointers = [arch.stack_pointer(thread.general) for thread in states]
+        chosen = select_copied(context, task, special, pointers)
+        wanted = sum(chosen.reads[1::2])
+        if wanted > store.size:
+            if wanted > own_memory_limit() - _COPY_HEADROOM:
+                raise ModeUnavailableError(f"the target's shared memory grew to {format_bytes(wanted)}")
+            store = new_buffer(wanted)
+        unreadable = copy_ranges(context, freeze, task, chosen.reads, store) if wanted else []
+        if wanted:
+            freeze.clock.step("copied set")
+        watch(context, freeze)
+    except BaseException:
+        if not copy.inherited:
+            copy.kill()
+            copy.close()
+        raise
+    return copy, _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patched)
+
+
+def with_flags(regions: Sequence[Region], before: Sequence[Region]) -> list[Region]:
+    """Return regions of maps with the flags and counts that smaps told of the same mappings a moment before."""
+    known = {region.start: region for region in before}
+    result = []
+    for region in regions:
+        old = known.get(region.start)
+        if old is not None and (old.perms[3:4], old.inode, old.path) == (
+            region.perms[3:4],
+            region.inode,
+            region.path,
+        ):
+            region = replace(old, end=region.end, perms=region.perms, offset=region.offset)
+        result.append(region)
+    return result
+
+
+def _not_carried(regions: Sequence[Region], copied_maps: bytes, maps: bytes) -> set[int]:
+    """Return the starts of regions that the snapshot does not have, whatever smaps said of them before."""
+    if copied_maps == maps:
+        return set()
+    carried = {region.start for region in parse_maps(copied_maps)}
+    return {region.start for region in regions if region.start not in carried}
+
+
+def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen) -> Captured:
+    """Plan from the snapshot's own smaps and page tables, and put the readers together."""
+    chosen = frozen.chosen
+    try:
+        plan, notes, wiped = _plan(context, copy, frozen)
+    except NoSuchProcessError:
+        copy.check()
+        raise
+    live_pieces = [piece for piece in chosen.pieces if piece.start in chosen.live]
+    copied = CopiedMemory(chosen.reads, frozen.store)
+    copied.unreadable = frozen.unreadable
+    reader = SnapshotMemory(
+        ProcessMemory(copy.folder),
+        copied,
+        ProcessMemory(task) if live_pieces else None,
+        chosen,
+        frozen.patched,
+    )
+    for region in wiped:
+        context.reporter.emit(Notice(f"{region.start:x}-{region.end:x} was wiped by the fork (MADV_WIPEONFORK)"))
+    live = tuple(
+        (planned.region.start, planned.file_bytes) for planned in plan.regions if planned.region.start in chosen.live
+    )
+    return Captured(plan, notes, len(frozen.states), reader, shared_live=live, check=copy.check)
+
+
+def _plan(context: Context, copy: SnapshotProcess, frozen: _Frozen) -> tuple[DumpPlan, bytes, list[Region]]:
+    arch, options, chosen = context.arch, context.options, frozen.chosen
+    seen = {region.start: region for region in copy.folder.regions(context.interrupts.check)}
+    special = {piece.start: index for index, piece in enumerate(chosen.pieces)}
+    special_ends = {piece.start: piece.end for piece in chosen.pieces}
+    regions = [region if region.start in special_ends else seen.get(region.start, region) for region in frozen.regions]
+    wiped = [region for region in regions if region.start not in special_ends and "wf" in region.flags]
+    pieces = split_at(regions, options.policy.boundaries())
+    pointers = sorted(arch.stack_pointer(state.general) for state in frozen.states)
+    target_filter = coredump_filter(copy.folder)
+    probe = HeaderProbe(copy.folder)
+    decisions, sparse = [], []
+    runs: array[int] = array("Q")
+    try:
+        first = 0
+        for index, piece in enumerate(pieces):
+            at = special.get(piece.start)
+            if at is None:
+                decisions.append(options.policy.decide(piece, target_filter, probe, pointers))
+                continue
+            batch = _touched_between(copy.folder, pieces[first:index], decisions[first:index])
+            runs.extend(batch[0])
+            sparse += [*batch[1], chosen.sparse[at]]
+            decisions.append(chosen.decisions[at])
+            runs.extend(runs_inside(chosen.runs, piece))
+            first = index + 1
+        batch = _touched_between(copy.folder, pieces[first:], decisions[first:])
+        runs.extend(batch[0])
+        sparse += batch[1]
+    finally:
+        probe.close()
+    notes = make_notes(context, frozen.states, frozen.auxv, frozen.regions)
+    plan = make_plan(
+        list(zip(pieces, decisions, sparse, strict=True)),
+        runs,
+        len(notes),
+        elf=arch.elf,
+        machine=arch.machine,
+        page_size=PAGE_SIZE,
+        holes_as_zeros=options.holes is Holes.ZERO,
+    )
+    return plan, notes, wiped
+
+
+def _touched_between(
+    folder: ProcDir, pieces: Sequence[Region], decisions: Sequence[Decision]
+) -> tuple[array[int], list[bool]]:
+    if not pieces:
+        return array("Q"), []
+    return touched(folder, pieces, [decision.included for decision in decisions])
+
+
+def _dispose(context: Context, copy: SnapshotProcess, gadgets: Gadgets) -> None:
+    """End the snapshot. Where the target inherited it, that takes a second, very short stop."""
+    if copy.inherited:
+        try:
+            _reap_in_target(context, copy, gadgets)
+        except CorepipeError as error:
+            context.reporter.emit(
+                Notice(f"the snapshot {copy.pid} could not be taken from the target: {error.message}")
+            )
+    copy.kill()
+    parent = copy.zombie_parent()
+    if parent:
+        context.reporter.emit(
+            Notice(f"process {copy.pid}, the snapshot, stays as a zombie until its parent {parent} reaps it")
+        )
+    copy.close()
+
+
+def _reap_in_target(context: Context, copy: SnapshotProcess, gadgets: Gadgets) -> None:
+    arch = context.arch
+    freeze = Freeze(context.process, arch, None, lambda: None)
+    freeze.prepare()
+    with freeze, live_task(context.process) as task:
+        states = freeze.thread_states()
+        regions = parse_maps(task.read("maps"))
+        injection = injection_of(arch)
+        check_gadgets(task, gadgets, injection)
+        state = choose_thread(freeze, task, states, injection)
+        leader = next((one for one in states if one.tid == context.process.pid), None)
+        pointer = None if leader is None else arch.stack_pointer(leader.general)
+        room = find_room(task, regions, pointer, injection.net_bytes(state))
+        with Injector(freeze, task, state, gadgets, room) as injector:
+            reap_inherited(injector, copy)
