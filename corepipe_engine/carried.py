@@ -95,12 +95,12 @@ class SnapshotMemory:
         copied: CopiedMemory,
         live: ProcessMemory | None,
         chosen: CopiedSet,
-        patched: tuple[int, bytes],
+        patches: tuple[tuple[int, bytes], ...],
     ) -> None:
         self._snapshot = snapshot
         self._copied = copied
         self._live = live
-        self._patch_address, self._patch = patched
+        self._patches = patches
         self._kinds = {piece.start: piece for piece in chosen.pieces}
         self._starts = array("Q", sorted(self._kinds))
         self._live_starts = chosen.live
@@ -121,7 +121,8 @@ class SnapshotMemory:
             spots.extend(places[index : index + 2])
         for source, (reads, spots) in parts.items():
             self._readers()[source].read(reads, buffer, spots)
-        self._restore_patch(ranges, buffer, places)
+        for address, original in self._patches:
+            _restore(address, original, ranges, buffer, places)
 
     def _readers(self) -> tuple[ProcessMemory | CopiedMemory, ...]:
         return self._snapshot, self._copied, self._live or self._snapshot
@@ -132,16 +133,6 @@ class SnapshotMemory:
         if at < 0 or address >= self._kinds[self._starts[at]].end:
             return 0
         return 2 if self._starts[at] in self._live_starts else 1
-
-    def _restore_patch(self, ranges: array[int], buffer: Buffer, places: array[int]) -> None:
-        """Put the bytes back that lay where the safety net was laid when the snapshot was made."""
-        first, last = self._patch_address, self._patch_address + len(self._patch)
-        for index in range(0, len(ranges), 2):
-            start, end = ranges[index], ranges[index] + ranges[index + 1]
-            low, high = max(start, first), min(end, last)
-            if low < high:
-                place = places[index] + low - start
-                buffer.view[place : place + high - low] = self._patch[low - first : high - first]
 
     def close(self) -> None:
         """Give back all three."""
@@ -159,3 +150,13 @@ def runs_inside(runs: array[int], piece: Region) -> array[int]:
         if start < end:
             inside.extend((start, end))
     return inside
+
+
+def _restore(address: int, original: bytes, ranges: array[int], buffer: Buffer, places: array[int]) -> None:
+    """Put bytes back over what lay there when the snapshot was made, where they fall into what was read."""
+    for index in range(0, len(ranges), 2):
+        start, end = ranges[index], ranges[index] + ranges[index + 1]
+        low, high = max(start, address), min(end, address + len(original))
+        if low < high:
+            place = places[index] + low - start
+            buffer.view[place : place + high - low] = original[low - address : high - address]

@@ -133,7 +133,7 @@ def choose_thread(freeze: Freeze, task: ProcDir, states: Sequence[ThreadState], 
 def _outside_restartable_sequence(task: ProcDir, state: ThreadState, injection: Injection) -> bool:
     """Whether the thread is in no rseq critical section (struct rseq and rseq_cs, include/uapi/linux/rseq.h)."""
     try:
-        address = ptrace.rseq_address(state.tid)
+        address, _ = ptrace.rseq_area(state.tid)
     except OSError:
         return False
     if not address:
@@ -196,7 +196,7 @@ class Fork:
     def __init__(self, context: Context, freeze: Freeze, task: ProcDir, state: ThreadState, gadgets: Gadgets) -> None:
         self.injection = injection_of(freeze.arch)
         self.snapshot: SnapshotProcess | None = None
-        self.patched: tuple[int, bytes] = (0, b"")
+        self.patches: tuple[tuple[int, bytes], ...] = ()
         self._context = context
         self._freeze = freeze
         self._task = task
@@ -223,7 +223,7 @@ class Fork:
         try:
             with Injector(self._freeze, self._task, self._state, self._gadgets, room) as injector:
                 self._make(injector)
-                self.patched = injector.patched
+                self.patches = injector.patches
             with contextlib.suppress(OSError):
                 ptrace.set_options(tid, ptrace.Option.TRACESYSGOOD)
         except BaseException:

@@ -144,15 +144,15 @@ def _untouched(task: ProcDir, address: int, length: int) -> bool:
 class Injector:
     """Runs system calls in one stopped thread of a frozen target. A context manager: first the net, home at the end.
 
-    Errors on entering: ModeUnavailableError. patched: (address, original bytes) of the memory that holds something
-    else while we are inside.
+    Errors on entering: ModeUnavailableError. patches: (address, original bytes) of the memory that holds something
+    else while we are inside: the net, and the thread's struct rseq, in which the kernel keeps the processor's number.
     """
 
     def __init__(self, freeze: Freeze, task: ProcDir, state: ThreadState, gadgets: Gadgets, room: int) -> None:
         self.injection = injection_of(freeze.arch)
         self.tid = state.tid
         self.gadgets = gadgets
-        self.patched: tuple[int, bytes] = (0, b"")
+        self.patches: tuple[tuple[int, bytes], ...] = ()
         self.net: SafetyNet
         self._freeze = freeze
         self._task = task
@@ -168,7 +168,7 @@ class Injector:
             original = os.pread(self._mem_fd, len(self.net.image), self.net.address)
             if len(original) != len(self.net.image):
                 raise OSError
-            self.patched = (self.net.address, original)
+            self.patches = ((self.net.address, original), *self._rseq())
             os.pwrite(self._mem_fd, self.net.image, self.net.address)
         except OSError as error:
             self._close()
@@ -179,8 +179,15 @@ class Injector:
         self.home()
         if not self._lost:
             with contextlib.suppress(OSError):
-                os.pwrite(self._mem_fd, self.patched[1], self.patched[0])
+                os.pwrite(self._mem_fd, self.patches[0][1], self.patches[0][0])
         self._close()
+
+    def _rseq(self) -> tuple[tuple[int, bytes], ...]:
+        try:
+            address, size = ptrace.rseq_area(self.tid)
+            return ((address, os.pread(self._mem_fd, size, address)),) if address else ()
+        except (OSError, OverflowError):
+            return ()
 
     def _close(self) -> None:
         if self._mem_fd >= 0:

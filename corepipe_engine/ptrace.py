@@ -183,10 +183,11 @@ def seccomp_filter(tid: int, index: int) -> bytes | None:
     return program.raw[: count * 8]
 
 
-def rseq_address(tid: int) -> int:
-    """PTRACE_GET_RSEQ_CONFIGURATION: return the address of the thread's struct rseq, 0 if it has none."""
+def rseq_area(tid: int) -> tuple[int, int]:
+    """PTRACE_GET_RSEQ_CONFIGURATION: return address and bytes of the thread's struct rseq, (0, 0) if it has none."""
     call(Request.GET_RSEQ_CONFIGURATION, tid, 24, _buffer_address)
-    return int.from_bytes(ctypes.string_at(_buffer_address, 8), "little")
+    address, size = struct.unpack_from("<QI", _buffer)
+    return address, size
 
 
 def has_pending_signal(tid: int, shared: bool) -> bool:

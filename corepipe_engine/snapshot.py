@@ -41,7 +41,7 @@ class _Frozen:
     chosen: CopiedSet
     store: Buffer
     unreadable: list[tuple[int, int]]
-    patched: tuple[int, bytes]
+    patches: tuple[tuple[int, bytes], ...]
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def _take(
             copy.kill()
             copy.close()
         raise
-    return copy, _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patched)
+    return copy, _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patches)
 
 
 def with_flags(regions: Sequence[Region], before: Sequence[Region]) -> list[Region]:
@@ -175,7 +175,7 @@ def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _F
         copied,
         ProcessMemory(task) if live_pieces else None,
         chosen,
-        frozen.patched,
+        frozen.patches,
     )
     for region in wiped:
         context.reporter.emit(Notice(f"{region.start:x}-{region.end:x} was wiped by the fork (MADV_WIPEONFORK)"))

@@ -13,7 +13,7 @@ from ..support.cores import Core, assert_well_formed
 from ..support.engine import assert_nothing_left, corepipe_started, engine_command, environment, run_corepipe
 
 pytestmark = pytest.mark.live
-MODES = ("direct", "buffer")
+MODES = ("direct", "buffer", "snapshot")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -89,8 +89,8 @@ def test_a_stopped_target_stays_stopped_when_the_pipe_fails(spawn_target, mode):
 def test_a_reader_that_is_slow_and_takes_odd_amounts_gets_the_whole_core(spawn_target, tmp_path):
     target = spawn_target("nine", 8 << 20)
     target.stop()
-    run_corepipe(target.pid, output=tmp_path / "core")
-    with corepipe_started(target.pid, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as engine:
+    run_corepipe(target.pid, "--mode", "buffer", output=tmp_path / "core")
+    with corepipe_started(target.pid, "--mode", "buffer", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as engine:
         got = b"".join(iter(lambda: os.read(engine.stdout.fileno(), 4093), b""))
         assert engine.wait(60) == 0
     want = (tmp_path / "core").read_bytes()
@@ -102,10 +102,10 @@ def test_a_reader_that_is_slow_and_takes_odd_amounts_gets_the_whole_core(spawn_t
 def test_a_standard_output_that_does_not_block_gets_the_whole_core(spawn_target, tmp_path):
     target = spawn_target("nine", 8 << 20)
     target.stop()
-    run_corepipe(target.pid, output=tmp_path / "core")
+    run_corepipe(target.pid, "--mode", "buffer", output=tmp_path / "core")
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    with corepipe_started(target.pid, stdout=write_end, stderr=subprocess.DEVNULL) as engine:
+    with corepipe_started(target.pid, "--mode", "buffer", stdout=write_end, stderr=subprocess.DEVNULL) as engine:
         os.close(write_end)
         with open(read_end, "rb") as stream:
             got = stream.read()

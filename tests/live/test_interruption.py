@@ -18,7 +18,7 @@ from ..support.checks import assert_still_stopped, assert_target_untouched
 from ..support.engine import assert_nothing_left, corepipe_started, run_corepipe, wait_frozen
 
 pytestmark = pytest.mark.live
-MODES = ("direct", "buffer")
+MODES = ("direct", "buffer", "snapshot")
 STUCK = "sleep 1000"
 """A pipe command that takes no byte and does not end."""
 

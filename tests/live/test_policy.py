@@ -121,7 +121,7 @@ def test_the_preset_stacks_keeps_every_stack_and_leaves_out_large_memory(spawn_t
 
 def test_the_preset_full_is_byte_for_byte_what_the_process_has(mappings, tmp_path):
     mappings.stop()
-    core = dump(mappings, tmp_path / "core", "--preset", "full")
+    core = dump(mappings, tmp_path / "core", "--mode", "buffer", "--preset", "full")
     assert_same_as_memory(core, mappings.pid)
     program = next(segment for segment in core.segments if segment.flags & 1 and segment.file_bytes)
     assert program.file_bytes == program.memory_bytes

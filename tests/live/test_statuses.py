@@ -30,7 +30,7 @@ from ..support.engine import (
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
-MODES = ("direct", "buffer")
+MODES = ("direct", "buffer", "snapshot")
 STUCK = "sleep 1000"
 """A pipe command that takes no byte and does not end."""
 NOBODY = pwd.getpwnam("nobody")

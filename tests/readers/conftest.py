@@ -41,8 +41,8 @@ def cores(build_target, tmp_path_factory) -> Cores:
     with start_target([program], folder, signals="default") as target:
         target.stop()
         run_reader("gcore", "-o", folder / "gcore", target.pid)  # first: it writes into the target's code
-        run_corepipe(target.pid, output=folder / "ours")
-        run_corepipe(target.pid, "--holes", "zero", output=folder / "whole")
+        run_corepipe(target.pid, "--mode", "snapshot", output=folder / "ours")
+        run_corepipe(target.pid, "--mode", "buffer", "--holes", "zero", output=folder / "whole")
         end_with_kernel_core(target, folder / "kernel")
     return Cores(program, target.pid, *(folder / name for name in ("ours", "whole", f"gcore.{target.pid}", "kernel")))
 

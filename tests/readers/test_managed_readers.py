@@ -59,7 +59,7 @@ def jvm(jdk, tmp_path_factory):
 @pytest.mark.needs("jhsdb", "javac")
 def test_jhsdb_shows_java_frames_in_a_core_of_the_default_choice(jvm, jdk, tmp_path):
     core = tmp_path / "core"
-    run_corepipe(jvm.pid, "--mode", "direct", output=core)
+    run_corepipe(jvm.pid, "--mode", "snapshot", output=core)
     assert_running(jvm.pid)  # a JVM opens and closes descriptors of its own accord
     assert_java_frames(jdk, core)
 

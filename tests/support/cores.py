@@ -25,6 +25,7 @@ _NUMBERS = {
     "NT_FILE": NT_FILE,
     "NT_X86_XSTATE": NT_X86_XSTATE,
 }
+RSEQ_BYTES = 32
 PATTERN_STEP, PATTERN_START = 0x9E3779B97F4A7C15, 0x1234567
 
 
@@ -100,6 +101,11 @@ class Core:
         return [struct.unpack_from("<i", note.data, 32)[0] for note in self.notes_of(NT_PRSTATUS)]
 
     @property
+    def thread_pointers(self) -> list[int]:
+        """fs_base of every NT_PRSTATUS, in order (struct user_regs_struct, x86-64)."""
+        return [struct.unpack_from("<Q", note.data, 112 + 21 * 8)[0] for note in self.notes_of(NT_PRSTATUS)]
+
+    @property
     def data_bytes(self) -> int:
         return sum(segment.file_bytes for segment in self.segments)
 
@@ -169,11 +175,19 @@ def assert_well_formed(core: Core) -> None:
     assert len(set(core.thread_ids)) == len(threads) > 0
 
 
-def assert_same_as_memory(core: Core, pid: int) -> int:
-    """Compare every byte in the file with /proc/PID/mem; return how many bytes were compared."""
+def assert_same_as_memory(core: Core, pid: int, rseq_offset: int | None = None) -> int:
+    """Compare every byte in the file with /proc/PID/mem; return how many bytes were compared.
+
+    rseq_offset: of struct rseq from the thread pointer. The kernel writes the processor's number there whenever a
+    thread runs, so it is left out.
+    """
+    areas = [base + rseq_offset for base in core.thread_pointers] if rseq_offset is not None else []
     compared = 0
     for address, piece in core.pieces():
         memory = proc.read_memory(pid, address, len(piece))
+        for at in (area - address for area in areas):
+            if 0 <= at < len(piece):
+                memory = memory[:at] + piece[at : at + RSEQ_BYTES] + memory[at + RSEQ_BYTES :]
         if piece != memory:
             first = next(index for index in range(len(piece)) if piece[index] != memory[index])
             raise AssertionError(f"the core differs from the process at {address + first:#x}")

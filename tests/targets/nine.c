@@ -1,6 +1,8 @@
 /* Nine threads, each parked in a function of its own, and 64 MiB (argv[1] bytes) whose content tells its place. */
 #include "target.h"
 
+#include <sys/rseq.h>
+
 #include <dirent.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -79,6 +81,7 @@ int main(int argc, char **argv)
     while (parked_threads() < 8)
         sched_yield();
     fact("area=%p\narea_bytes=%zu\n", area, bytes);
+    fact("rseq_offset=%td\n", __rseq_offset);
     target_ready();
     beat_forever();
 }
