@@ -6,7 +6,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from .capture import Context
 from .inspection import coredump_filter, touched
@@ -14,11 +13,9 @@ from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes, Shared
 from .plan import DumpPlan, make_plan
 from .policy import Decision
+from .preconditions import SHARED_BUDGET
 from .procfs import PAGE_SIZE, ProcDir
 from .regions import Region, split_at
-
-SHARED_BUDGET: Final = 256 << 20
-"""Bytes of shared memory that `--shared auto` copies inside the stop; what is larger is read live."""
 
 
 @dataclass(slots=True)

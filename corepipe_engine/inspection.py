@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from .arch import Arch, arch_of
 from .elf import ELF_MAGIC, AuxvType, ElfClass
 from .errors import CorepipeError, NoSuchProcessError, UsageError
+from .headroom import own_memory_limit
 from .memory import Buffer, ProcessMemory
 from .notes import expected_notes_bytes, file_mappings
-from .options import DumpOptions, Holes
+from .options import DumpOptions, Holes, ModeChoice, Shared
 from .pagemap import open_pagemap, scan_spans, shmem_data_runs
 from .permissions import refusal
 from .plan import DumpPlan, make_plan
 from .policy import DEFAULT_FILTER, Decision, Preset
+from .preconditions import BUFFER_HEADROOM, SHARED_BUDGET, is_copied, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, ProcessHandle, TaskStatus, parse_auxv
 from .regions import Region, RegionKind, split_at
 
@@ -25,11 +27,21 @@ _FORK_SECONDS_PER_PTE_BYTE = 0.0105 / (1 << 20)
 _SECONDS_PER_THREAD = 30e-6
 _FIXED_SECONDS = 0.003
 _COPY_SECONDS_PER_BYTE = 1 / 4e9
+_STREAM_SECONDS_PER_BYTE = 1 / 1e9
+_SECONDS_PER_READ_BYTE = {
+    ModeChoice.SNAPSHOT.value: 0.0,
+    ModeChoice.BUFFER.value: _COPY_SECONDS_PER_BYTE,
+    ModeChoice.DIRECT.value: _STREAM_SECONDS_PER_BYTE,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A running process as a dump would see it. stop_seconds is an estimate for the mode `auto` would take."""
+    """A running process as a dump would see it.
+
+    mode: the one that would be taken, as far as can be told without touching the process; fallbacks: why no better
+    one. stop_seconds is an estimate for it, in mode direct for a pipe that takes a GB a second.
+    """
 
     pid: int
     arch: Arch
@@ -41,6 +53,7 @@ class Inspection:
     plan: DumpPlan
     stop_seconds: float
     mode: str
+    fallbacks: tuple[str, ...] = ()
 
     @property
     def core_bytes(self) -> int:
@@ -49,7 +62,7 @@ class Inspection:
 
     def stop_for(self, read_bytes: int) -> float:
         """Return the estimated stop in seconds if that many bytes of memory were chosen."""
-        return self.stop_seconds + (read_bytes - self.plan.read_bytes) * _COPY_SECONDS_PER_BYTE
+        return self.stop_seconds + (read_bytes - self.plan.read_bytes) * _SECONDS_PER_READ_BYTE[self.mode]
 
 
 def open_target(pid: int) -> ProcessHandle:
@@ -243,7 +256,8 @@ def estimate_stop(vm_pte: int, threads: int, copied_bytes: int) -> float:
 def rough_estimate(status: TaskStatus) -> tuple[int, float]:
     """Return (bytes of the core, seconds of the stop) from a status file alone: for lists of many processes."""
     core_bytes = status.rss_anonymous + status.rss_shmem + status.vm_swap
-    return core_bytes, core_bytes * _COPY_SECONDS_PER_BYTE + status.threads * _SECONDS_PER_THREAD
+    copied = status.rss_shmem if status.rss_shmem <= SHARED_BUDGET else 0
+    return core_bytes, estimate_stop(status.vm_pte, status.threads, copied)
 
 
 def current_stack_pointers(process: ProcDir, tids: Sequence[int]) -> Iterator[int]:
@@ -267,6 +281,11 @@ def inspect_process(process: ProcessHandle, options: DumpOptions) -> Inspection:
         notes_bytes = expected_notes_bytes(arch, len(tids), len(task.read("auxv")), file_mappings(regions))
         pointers = list(current_stack_pointers(process, tids)) if options.policy.preset is Preset.STACKS else []
         plan = plan_regions(task, regions, options, notes_bytes, arch, pointers)
+        mode, fallbacks = _expected_mode(task, status, arch, regions, options, plan)
+        if mode is ModeChoice.SNAPSHOT:
+            stop_seconds = estimate_stop(status.vm_pte, len(tids), _copied_bytes(plan, options))
+        else:
+            stop_seconds = plan.read_bytes * _SECONDS_PER_READ_BYTE[mode.value] + len(tids) * _SECONDS_PER_THREAD
         return Inspection(
             pid=process.pid,
             arch=arch,
@@ -276,6 +295,37 @@ def inspect_process(process: ProcessHandle, options: DumpOptions) -> Inspection:
             threads=len(tids),
             filter_bits=coredump_filter(task),
             plan=plan,
-            stop_seconds=plan.read_bytes * _COPY_SECONDS_PER_BYTE + len(tids) * _SECONDS_PER_THREAD,
-            mode="buffer",
+            stop_seconds=stop_seconds,
+            mode=mode.value,
+            fallbacks=fallbacks,
         )
+
+
+def _expected_mode(
+    task: ProcDir,
+    status: TaskStatus,
+    arch: Arch,
+    regions: Sequence[Region],
+    options: DumpOptions,
+    plan: DumpPlan,
+) -> tuple[ModeChoice, tuple[str, ...]]:
+    """Return the mode that the options would lead to, and why no better one; nothing is tried."""
+    if options.mode is not ModeChoice.AUTO:
+        return options.mode, ()
+    refusal = snapshot_refusal(task, status, arch, regions)
+    if not refusal:
+        return ModeChoice.SNAPSHOT, ()
+    fallbacks = [f"no snapshot: {refusal}"]
+    if plan.read_bytes <= own_memory_limit() - BUFFER_HEADROOM:
+        return ModeChoice.BUFFER, tuple(fallbacks)
+    return ModeChoice.DIRECT, (*fallbacks, "no buffer: a copy in RAM does not fit")
+
+
+def _copied_bytes(plan: DumpPlan, options: DumpOptions) -> int:
+    """Return the bytes that a snapshot copies inside the stop."""
+    carried = [planned for planned in plan.regions if planned.decision.included and is_copied(planned.region)]
+    shared = sum(planned.file_bytes for planned in carried if planned.region.shared)
+    rest = sum(planned.file_bytes for planned in carried if not planned.region.shared)
+    if options.shared is Shared.LIVE or (options.shared is Shared.AUTO and shared > SHARED_BUDGET):
+        shared = 0
+    return shared + rest

@@ -19,10 +19,10 @@ from .headroom import own_memory_limit, prefer_as_victim
 from .inspection import inspect_process, live_task
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import ModeChoice
+from .preconditions import BUFFER_HEADROOM
 from .reporter import format_bytes
 from .snapshot import snapshot
 
-_HEADROOM_BYTES: Final = 256 << 20
 _GROWTH_BYTES: Final = 4 << 20
 
 
@@ -54,7 +54,7 @@ def buffer(context: Context) -> Iterator[Captured]:
     """Freeze, copy the planned bytes to RAM, resume, stream."""
     expected = inspect_process(context.process, context.options).plan.read_bytes
     wanted = expected + expected // 32 + _GROWTH_BYTES
-    room = own_memory_limit() - _HEADROOM_BYTES
+    room = own_memory_limit() - BUFFER_HEADROOM
     if wanted > room:
         raise ModeUnavailableError(
             f"a copy in RAM needs {format_bytes(wanted)}, there are {format_bytes(max(room, 0))} to spare",

@@ -16,6 +16,10 @@ from .reporter import format_bytes
 _LEAST_HEADROOM: Final = 32 << 20
 _WRITTEN_SHARE: Final = 10
 _USERFAULTFD_FLAGS: Final = frozenset({"um", "uw", "ui"})
+SHARED_BUDGET: Final = 256 << 20
+"""Bytes of shared memory that `--shared auto` copies inside the stop; what is larger is read live."""
+BUFFER_HEADROOM: Final = 256 << 20
+"""What a copy in RAM must leave free."""
 SECCOMP_STRICT: Final = 1
 SECCOMP_FILTER: Final = 2
 

@@ -24,6 +24,7 @@ def plan_record(inspection: Inspection) -> dict[str, Any]:
         "threads": inspection.threads,
         "coredump_filter": f"{inspection.filter_bits:#x}",
         "mode": inspection.mode,
+        "fallbacks": list(inspection.fallbacks),
         "stop_seconds_estimated": inspection.stop_seconds,
         "core_bytes": inspection.core_bytes,
         "segments": plan.segments,
@@ -85,6 +86,7 @@ def _lines(inspection: Inspection) -> list[str]:
         f"{included} of {len(plan.regions)} regions, core {inspection.core_bytes} bytes "
         f"({format_bytes(inspection.core_bytes)}), {format_bytes(plan.hole_bytes)} never touched and left out"
     )
+    lines += inspection.fallbacks
     lines.append(
         f"{inspection.threads} threads, stop about {inspection.stop_seconds * 1000:.0f} ms ({inspection.mode})"
     )
