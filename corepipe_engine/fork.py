@@ -27,6 +27,7 @@ from .inject import (
     ALL_SIGNALS,
     REAP_HELPER,
     Injector,
+    NotBegunError,
     StuckError,
     find_room,
     injection_of,
@@ -288,7 +289,7 @@ class Fork:
                 raise refused(result)
             wait_for(self.snapshot.pid)
             ptrace.set_options(self.snapshot.pid, ptrace.Option.EXITKILL)
-        except (StuckError, ProcessLookupError) as error:
+        except (NotBegunError, StuckError, ProcessLookupError) as error:
             raise DumpFailedError("the snapshot was killed at birth", "try again") from error
         prefer_as_victim(self.snapshot.pid)
 

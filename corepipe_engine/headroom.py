@@ -13,6 +13,8 @@ from .procfs import ProcDir, mem_available
 
 _UNLIMITED: Final = 1 << 62
 _V1_UNLIMITED: Final = 1 << 60
+V2_ROOTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+"""Where systemd mounts cgroup v2: alone, and beside v1."""
 
 
 def own_memory_limit() -> int:
@@ -36,13 +38,28 @@ def prefer_as_victim(pid: int | None = None) -> None:
         file.write(b"1000")
 
 
+def is_frozen(process: ProcDir) -> bool:
+    """Return whether the target's cgroup (v2) is frozen: its threads would not run a call. Errors as ProcDir.read."""
+    for line in process.read("cgroup").decode("utf-8", "surrogateescape").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for root in V2_ROOTS if not controllers else ():
+            with (
+                contextlib.suppress(OSError, ValueError),
+                open(os.path.join(_levels(root, path)[0], "cgroup.events"), "rb") as file,
+            ):
+                if b"frozen 1" in file.read().splitlines():
+                    return True
+    return False
+
+
 def cgroups_room(membership: str) -> int:
     """Return the bytes that all memory cgroups in a /proc/PID/cgroup file leave; very large without a limit."""
     room = _UNLIMITED
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            room = min(room, _room_v2("/sys/fs/cgroup", path))
+            for root in V2_ROOTS:
+                room = min(room, _room_v2(root, path))
         elif "memory" in controllers.split(","):
             room = min(room, _room_v1("/sys/fs/cgroup/memory", path))
     return room

@@ -27,6 +27,8 @@ REAP_HELPER = (ALL_SIGNALS, 0, 0xA0000000, 0)
 """wait4(-1, 0, __WCLONE | __WNOTHREAD, 0): of a thread's own children those whose end sends no SIGCHLD."""
 CALL_SECONDS = 60.0
 """How long a call may take: the fork of a very large process takes seconds."""
+ENTRY_SECONDS = 2.0
+"""How long a thread may take to begin a call: it only needs a processor."""
 _END_SECONDS = 5.0
 _HANDLER_ROOM_BYTES = 32 << 10
 _STACK_IN_USE_BYTES = 64 << 10
@@ -228,6 +230,8 @@ class Injector:
             return self.injection.result(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS))
         except ProcessLookupError as error:
             raise NoSuchProcessError(f"process {self._freeze.process.pid} was killed while it stood still") from error
+        except NotBegunError as error:
+            raise ModeUnavailableError(f"thread {self.tid} does not run: its cgroup may be frozen") from error
         except StuckError as error:
             self._lost, self._away = True, False
             del self._freeze.threads[self.tid]  # it runs: it is let go by stopping it once more, and the net holds it
@@ -236,6 +240,10 @@ class Injector:
 
 class StuckError(Exception):
     """A thread that was to run one system call has not come back."""
+
+
+class NotBegunError(Exception):
+    """A thread that was to run one system call has not begun it, and is stopped again."""
 
 
 def wait_for(tid: int, seconds: float = CALL_SECONDS) -> int:
@@ -259,12 +267,13 @@ def run_to_exit(
 ) -> None:
     """Let a stopped thread run through one system call, from before its entry to its exit stop.
 
-    A signal that is about to be delivered on the way is kept for the detach. Errors: StuckError, ProcessLookupError.
+    A signal that is about to be delivered on the way is kept for the detach. Errors: NotBegunError, StuckError,
+    ProcessLookupError.
     """
     seen = 0
     while seen < 2:
         ptrace.resume_to_system_call(thread.tid)
-        status = wait_for(thread.tid)
+        status = wait_for(thread.tid) if seen else _wait_for_entry(thread.tid)
         if not os.WIFSTOPPED(status):
             raise ProcessLookupError(thread.tid)
         number, event = os.WSTOPSIG(status), status >> 16
@@ -276,6 +285,18 @@ def run_to_exit(
             seen += 1
         elif not swallow() and not thread.signal_number:
             thread.signal_number = number
+
+
+def _wait_for_entry(tid: int) -> int:
+    """As wait_for; a thread that does not get as far as the entry of its call is stopped where it is."""
+    try:
+        return wait_for(tid, ENTRY_SECONDS)
+    except StuckError:
+        ptrace.interrupt(tid)
+        status = wait_for(tid, ENTRY_SECONDS)
+    if os.WIFSTOPPED(status) and status >> 16 == ptrace.EVENT_STOP:
+        raise NotBegunError(tid)
+    return status  # it came after all; the stop that was asked for follows, and is passed over
 
 
 def kill_tracee(pid: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from .arch import Arch
 from .errors import CorepipeError
-from .headroom import target_memory_limit
+from .headroom import is_frozen, target_memory_limit
 from .permissions import CAP_SYS_ADMIN, has_capability
 from .procfs import ProcDir, TaskStatus
 from .regions import Region, RegionKind
@@ -53,6 +53,8 @@ def snapshot_refusal(process: ProcDir, status: TaskStatus, arch: Arch, regions: 
     if len(status.ns_tgids) > 1 and process.readlink("ns/pid") != process.readlink("ns/pid_for_children"):
         return "the target's children would be in another pid namespace"
     try:
+        if is_frozen(process):
+            return "the target's cgroup is frozen"
         room = target_memory_limit(process)
     except (CorepipeError, ValueError):
         return ""

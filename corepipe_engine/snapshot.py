@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -58,10 +58,11 @@ def snapshot(context: Context) -> Iterator[Captured]:
         auxv = task.read("auxv")
         expected = select_copied(context, task, [region for region in before if is_copied(region)], ())
         store = _store_for(expected)
-        copy = None
+        copies: list[SnapshotProcess] = []
         try:
             with context.freeze() as freeze:
-                copy, frozen = _take(context, freeze, task, gadgets, before, auxv, store, status.seccomp)
+                frozen = _take(context, freeze, task, gadgets, before, auxv, store, status.seccomp, copies.append)
+                (copy,) = copies
                 if copy.inherited and not inherits_orphans(status):
                     raise ModeUnavailableError("the target is a subreaper and would inherit the snapshot")
             context.phase(Phase.STREAM)
@@ -71,7 +72,7 @@ def snapshot(context: Context) -> Iterator[Captured]:
             finally:
                 captured.reader.close()
         finally:
-            if copy is not None:
+            for copy in copies:
                 _dispose(context, copy, gadgets)
             store.close()
 
@@ -98,8 +99,9 @@ def _take(
     auxv: bytes,
     store: Buffer,
     seccomp: int,
-) -> tuple[SnapshotProcess, _Frozen]:
-    """What happens inside the stop."""
+    made: Callable[[SnapshotProcess], None],
+) -> _Frozen:
+    """What happens inside the stop. made gets the snapshot as soon as there is one: from then on it is the caller's."""
     arch = context.arch
     states = freeze.thread_states()
     maps = task.read("maps")
@@ -112,27 +114,22 @@ def _take(
     context.phase(Phase.SNAPSHOT)
     fork = Fork(context, freeze, task, state, gadgets)
     copy = fork.run(regions, states, seccomp == SECCOMP_FILTER)
+    made(copy)
     freeze.clock.step("fork")
-    try:
-        missing = _not_carried(regions, copy.folder.read("maps"), maps)
-        special = [region for region in regions if is_copied(region) or region.start in missing]
-        pointers = [arch.stack_pointer(thread.general) for thread in states]
-        chosen = select_copied(context, task, special, pointers)
-        wanted = sum(chosen.reads[1::2])
-        if wanted > store.size:
-            if wanted > own_memory_limit() - _COPY_HEADROOM:
-                raise ModeUnavailableError(f"the target's shared memory grew to {format_bytes(wanted)}")
-            store = new_buffer(wanted)
-        unreadable = copy_ranges(context, freeze, task, chosen.reads, store) if wanted else []
-        if wanted:
-            freeze.clock.step("copied set")
-        watch(context, freeze)
-    except BaseException:
-        if not copy.inherited:
-            copy.kill()
-            copy.close()
-        raise
-    return copy, _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patches)
+    missing = _not_carried(regions, copy.folder.read("maps"), maps)
+    special = [region for region in regions if is_copied(region) or region.start in missing]
+    pointers = [arch.stack_pointer(thread.general) for thread in states]
+    chosen = select_copied(context, task, special, pointers)
+    wanted = sum(chosen.reads[1::2])
+    if wanted > store.size:
+        if wanted > own_memory_limit() - _COPY_HEADROOM:
+            raise ModeUnavailableError(f"the target's shared memory grew to {format_bytes(wanted)}")
+        store = new_buffer(wanted)
+    unreadable = copy_ranges(context, freeze, task, chosen.reads, store) if wanted else []
+    if special:
+        freeze.clock.step("copied set")
+    watch(context, freeze)
+    return _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patches)
 
 
 def with_flags(regions: Sequence[Region], before: Sequence[Region]) -> list[Region]:
