@@ -25,6 +25,7 @@ from .freeze import Freeze, StoppedThread
 from .headroom import prefer_as_victim
 from .inject import (
     ALL_SIGNALS,
+    ENTRY_SECONDS,
     REAP_HELPER,
     Injector,
     NotBegunError,
@@ -106,12 +107,45 @@ class SnapshotProcess:
             self._pidfd = -1
 
 
-def choose_thread(freeze: Freeze, task: ProcDir, states: Sequence[ThreadState], injection: Injection) -> ThreadState:
+def choose_thread(freeze: Freeze, task: ProcDir, states: list[ThreadState], injection: Injection) -> ThreadState:
     """Return the thread to run calls in: one that loses nothing by it. Errors: ModeUnavailableError.
 
     Not one that is about to get a signal, nor one inside a restartable sequence, which the kernel would forget about.
-    Last choice is a sleeper that only the kernel can restart: should we die, it sees one EINTR.
+    Last choice is a sleeper that only the kernel can restart: should we die, it sees one EINTR. Where all threads are
+    about to get a signal, the first is let take it, and its place in states is brought up to date.
     """
+    chosen = _best(freeze, task, states, injection)
+    if chosen is None and _take_signal(freeze, states[0].tid):
+        states[0] = freeze.thread_state(states[0].tid)
+        chosen = _best(freeze, task, states, injection)
+    if chosen is None:
+        raise ModeUnavailableError(
+            "no thread of the target can be used: all have a signal or a restartable sequence on"
+        )
+    return chosen
+
+
+def _take_signal(freeze: Freeze, tid: int) -> bool:
+    """Let a thread go as far as the first instruction of its signal's handler; False if it is interrupted for ever."""
+    try:
+        for _ in range(_RETRIES):
+            ptrace.interrupt(tid)
+            ptrace.resume(tid, freeze.threads[tid].signal_number)
+            status = wait_for(tid, ENTRY_SECONDS)
+            if not os.WIFSTOPPED(status):
+                raise ProcessLookupError(tid)
+            freeze.book_stop(tid, status)
+            if not freeze.threads[tid].signal_number:
+                return True
+    except ProcessLookupError as error:
+        raise NoSuchProcessError(f"process {freeze.process.pid} was killed while it stood still") from error
+    except StuckError as error:
+        del freeze.threads[tid]
+        raise ModeUnavailableError(f"thread {tid} does not stop again") from error
+    return False
+
+
+def _best(freeze: Freeze, task: ProcDir, states: Sequence[ThreadState], injection: Injection) -> ThreadState | None:
     ranked: dict[int, ThreadState] = {}
     for state in states:
         thread = freeze.threads.get(state.tid)
@@ -126,9 +160,7 @@ def choose_thread(freeze: Freeze, task: ProcDir, states: Sequence[ThreadState], 
         if rank == 0:
             return state
         ranked.setdefault(rank, state)
-    if ranked:
-        return ranked[min(ranked)]
-    raise ModeUnavailableError("no thread of the target can be used: all have a signal or a restartable sequence on")
+    return ranked[min(ranked)] if ranked else None
 
 
 def _outside_restartable_sequence(task: ProcDir, state: ThreadState, injection: Injection) -> bool:

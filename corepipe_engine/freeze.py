@@ -201,7 +201,7 @@ class Freeze:
         states = []
         for tid in tids:
             self.check_deadline()
-            states.append(self._thread_state(tid))
+            states.append(self.thread_state(tid))
         self.clock.step("registers")
         return states
 
@@ -258,7 +258,7 @@ class Freeze:
                     return
                 continue
             if os.WIFSTOPPED(status):
-                self._book_stop(tid, status)
+                self.book_stop(tid, status)
             else:
                 self._forget(tid)
             return
@@ -295,7 +295,8 @@ class Freeze:
         except (NoSuchProcessError, NotPermittedError, DumpFailedError):
             return b""
 
-    def _book_stop(self, tid: int, status: int) -> None:
+    def book_stop(self, tid: int, status: int) -> None:
+        """Note what a thread's stop (a wait status) was for."""
         number = os.WSTOPSIG(status)
         if status >> 16 == ptrace.EVENT_STOP:
             self.threads[tid] = StoppedThread(tid, 0, group_stopped=number in _GROUP_STOP_SIGNALS)
@@ -328,7 +329,8 @@ class Freeze:
             self._in_namespace = len(self.process.status().ns_pids) > 1
         return self._in_namespace
 
-    def _thread_state(self, tid: int) -> ThreadState:
+    def thread_state(self, tid: int) -> ThreadState:
+        """Return the state of one thread. Errors: NoSuchProcessError, DumpFailedError."""
         arch = self.arch
         try:
             general = ptrace.get_regset(tid, ptrace.NT_PRSTATUS)
@@ -427,7 +429,7 @@ class Freeze:
                     continue
                 running.discard(tid)
                 if os.WIFSTOPPED(status):
-                    self._book_stop(tid, status)
+                    self.book_stop(tid, status)
                     self._undo_interruption(self.threads[tid])
                     self._detach(tid, self.threads[tid].signal_number)
             time.sleep(0.001)

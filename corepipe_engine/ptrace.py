@@ -145,9 +145,9 @@ def resume_to_system_call(tid: int) -> None:
     call(Request.SYSCALL, tid, 0, 0)
 
 
-def resume(tid: int) -> None:
-    """PTRACE_CONT without a signal."""
-    call(Request.CONT, tid, 0, 0)
+def resume(tid: int, signal_number: int = 0) -> None:
+    """PTRACE_CONT, with the signal that the stop had taken, or without one."""
+    call(Request.CONT, tid, 0, signal_number)
 
 
 def signal_info(tid: int) -> SignalInfo:
