@@ -1,0 +1,1 @@
+"""What corepipe costs: stop times, the target's throughput, the stream. tests/bench/run makes the tables."""
