@@ -241,7 +241,7 @@ int main(int count, char **arguments)
 {
     const char *kind = count > 1 ? arguments[1] : "calls";
     target_begin();
-    handle(SIGUSR2, on_finish, 0);
+    handle(SIGUSR2, on_finish, SA_RESTART);
     if (!strcmp(kind, "children"))
         children(count > 2 ? SA_RESTART : 0);
     if (!strcmp(kind, "alarm"))
