@@ -105,6 +105,7 @@ class Freeze:
         self._attached = False
         self._watchdog = Watchdog(lambda: tuple(self._seized), self._overdue)
         self._times: dict[int, ThreadTimes] = {}
+        self._general: dict[int, bytes] = {}
         self._old_mask: set[int] | None = None
         self._in_namespace: bool | None = None
 
@@ -352,6 +353,7 @@ class Freeze:
                 f"thread {tid} has {len(general)} bytes of registers where {arch.name} has {arch.general_size}; "
                 "it runs code of another machine mode"
             )
+        self._general[tid] = general
         times = self._times.get(tid) or self._read_times(tid) or ThreadTimes(tid, 0, 0)
         return ThreadState(
             tid,
@@ -380,7 +382,7 @@ class Freeze:
         if thread.signal_number or thread.group_stopped:
             return
         try:
-            general = ptrace.get_regset(thread.tid, ptrace.NT_PRSTATUS)
+            general = self._general.get(thread.tid) or ptrace.get_regset(thread.tid, ptrace.NT_PRSTATUS)
             if len(general) != self.arch.general_size:
                 return
             restarted = self.arch.restart_interrupted(general)

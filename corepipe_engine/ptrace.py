@@ -10,6 +10,7 @@ import enum
 import os
 import signal
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,10 +71,18 @@ class _PeekArguments(ctypes.Structure):
     _fields_ = (("offset", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("count", ctypes.c_int32))
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
-_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-_ptrace.restype = ctypes.c_long
+def _function(library: ctypes.CDLL) -> Callable[[int, int, int, int], int]:
+    function = library.ptrace
+    function.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    function.restype = ctypes.c_long
+    result: Callable[[int, int, int, int], int] = function
+    return result
+
+
+# SEIZE may wait for an exec that waits for our watchdog. All else returns at once: it keeps the interpreter's lock, so
+# that no other thread of ours gets a turn at the target's expense.
+_seize = _function(ctypes.CDLL(None, use_errno=True))
+_ptrace = _function(ctypes.PyDLL(None, use_errno=True))
 
 _BUFFER_SIZE: Final = 1 << 16
 _buffer = ctypes.create_string_buffer(_BUFFER_SIZE)
@@ -87,7 +96,7 @@ _peek_arguments = _PeekArguments()
 
 def call(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     """Make one ptrace call and return its result."""
-    result: int = _ptrace(request, tid, address, data)
+    result = (_seize if request == Request.SEIZE else _ptrace)(request, tid, address, data)
     if result == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -113,7 +122,7 @@ def get_regset(tid: int, note_type: int) -> bytes:
     """PTRACE_GETREGSET: return the register set, of the size the kernel gives."""
     _iovec.base, _iovec.length = _buffer_address, _BUFFER_SIZE
     call(Request.GETREGSET, tid, note_type, _iovec_address)
-    return _buffer.raw[: _iovec.length] if _iovec.length > 4096 else ctypes.string_at(_buffer_address, _iovec.length)
+    return ctypes.string_at(_buffer_address, _iovec.length)
 
 
 def set_regset(tid: int, note_type: int, data: bytes) -> None:

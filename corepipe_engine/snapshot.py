@@ -56,12 +56,13 @@ def snapshot(context: Context) -> Iterator[Captured]:
             raise ModeUnavailableError(reason)
         gadgets = find_gadgets(task, before, injection_of(context.arch))
         auxv = task.read("auxv")
+        known = _KnownMaps.of(task.read("maps"), before)
         expected = select_copied(context, task, [region for region in before if is_copied(region)], ())
         store = _store_for(expected)
         copies: list[SnapshotProcess] = []
         try:
             with context.freeze() as freeze:
-                frozen = _take(context, freeze, task, gadgets, before, auxv, store, status.seccomp, copies.append)
+                frozen = _take(context, freeze, task, gadgets, known, auxv, store, status.seccomp, copies.append)
                 (copy,) = copies
                 if copy.inherited and not inherits_orphans(status):
                     raise ModeUnavailableError("the target is a subreaper and would inherit the snapshot")
@@ -95,7 +96,7 @@ def _take(
     freeze: Freeze,
     task: ProcDir,
     gadgets: Gadgets,
-    before: Sequence[Region],
+    known: _KnownMaps,
     auxv: bytes,
     store: Buffer,
     seccomp: int,
@@ -105,7 +106,7 @@ def _take(
     arch = context.arch
     states = freeze.thread_states()
     maps = task.read("maps")
-    regions = with_flags(parse_maps(maps), before)
+    regions = known.regions_of(maps)
     injection = injection_of(arch)
     check_gadgets(task, gadgets, injection)
     state = choose_thread(freeze, task, states, injection)
@@ -130,6 +131,22 @@ def _take(
         freeze.clock.step("copied set")
     watch(context, freeze)
     return _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patches)
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownMaps:
+    """What maps said just before the freeze, worked out: most often it still says so, and nothing is left to do."""
+
+    text: bytes
+    regions: list[Region]
+    before: Sequence[Region]
+
+    @classmethod
+    def of(cls, text: bytes, before: Sequence[Region]) -> _KnownMaps:
+        return cls(text, with_flags(parse_maps(text), before), before)
+
+    def regions_of(self, text: bytes) -> list[Region]:
+        return self.regions if text == self.text else with_flags(parse_maps(text), self.before)
 
 
 def with_flags(regions: Sequence[Region], before: Sequence[Region]) -> list[Region]:

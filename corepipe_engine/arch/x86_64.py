@@ -19,7 +19,7 @@ _REGISTERS = struct.Struct("<27Q")
 _XSTATE_XCR0_OFFSET = 464
 _SYSCALL_LENGTH = 2
 _NO_SYSCALL = (1 << 64) - 1
-_EINTR = (1 << 64) - errno.EINTR
+_EINTR_BYTES = ((1 << 64) - errno.EINTR).to_bytes(8, "little")
 
 _RESTARTABLE_CALLS = frozenset(
     {
@@ -99,8 +99,10 @@ class X86_64:  # noqa: N801 - the name of the machine
 
     def restart_interrupted(self, general: bytes) -> bytes | None:
         """Back over the `syscall` instruction with the call's number in RAX."""
+        if general[8 * _RAX : 8 * _RAX + 8] != _EINTR_BYTES:  # most threads: asked of all of them inside the stop
+            return None
         registers = list(_REGISTERS.unpack(general))
-        if registers[_RAX] != _EINTR or registers[_ORIG_RAX] not in _RESTARTABLE_CALLS:
+        if registers[_ORIG_RAX] not in _RESTARTABLE_CALLS:
             return None
         registers[_RIP] -= _SYSCALL_LENGTH
         registers[_RAX] = registers[_ORIG_RAX]
