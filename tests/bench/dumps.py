@@ -108,7 +108,7 @@ def _follow(process: subprocess.Popen[bytes], events: Any, break_off: float | No
             result.stop_seconds, result.steps = event["stop_seconds"], event["steps"]
             if break_off is not None:
                 time.sleep(break_off)
-                process.send_signal(signal.SIGINT)
+                os.kill(process.pid, signal.SIGINT)  # send_signal() would take its exit status if it has ended
         elif event["event"] == "phasechanged" and event["phase"] == "finish":
             result.finished = event["at"]
         elif event["event"] == "finished":
