@@ -81,7 +81,7 @@ def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target_on_a_f
 def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target(spawn_target, kind):
     for _ in range(max(SOAK, 1)):
         target = spawn_target("checker", kind, signals="default")
-        step = 1 if SOAK or kind in ("registers", "sleep") else 97 if kind == "many" else 3
+        step = 1 if SOAK or kind in ("registers", "sleep") else 71 if kind == "many" else 3
         assert kill_at_every_point(target, 1, step) > 10
         target.end()
 

@@ -99,7 +99,7 @@ def test_the_core_comes_whole_through_a_pipe_of_compressors(spawn_target, build_
     run_corepipe(target.pid, "--pipe", f"zstd -q | zstd -q -d > '{path}'")
     core = Core(path)
     assert_well_formed(core)
-    assert_same_as_memory(core, target.pid)
+    assert_same_as_memory(core, target.pid, target.number("rseq_offset"))
     assert_area_follows_its_formula(core, target.number("area"), target.number("area_bytes"))
     assert_gdb_sees_nine_threads(build_target("nine"), path)
     target.resume()
