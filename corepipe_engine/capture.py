@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .arch import Arch, ThreadState
 from .errors import CorepipeError
 from .events import Phase, PhaseChanged, Resumed, Stopped
-from .freeze import Freeze, no_garbage_collection
+from .freeze import Freeze
 from .inspection import plan_regions
 from .interrupts import Interrupts
 from .memory import MemoryReader
@@ -139,3 +139,17 @@ def plan_frozen(context: Context, freeze: Freeze, task: ProcDir) -> tuple[DumpPl
     freeze.clock.step("plan")
     watch(context, freeze)
     return plan, notes, len(threads)
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep Python's collector from running inside a stop."""
+    import gc
+
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

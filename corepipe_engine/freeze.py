@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import ptrace
@@ -335,19 +336,13 @@ class Freeze:
         arch = self.arch
         try:
             general = ptrace.get_regset(tid, ptrace.NT_PRSTATUS)
-            regsets = []
-            for regset in arch.regsets:
-                try:
-                    regsets.append((regset, ptrace.get_regset(tid, regset.note_type)))
-                except OSError as error:
-                    if regset.required or error.errno not in (errno.EINVAL, errno.ENODEV, errno.EIO):
-                        raise
+            regsets = arch.read_regsets(functools.partial(_regset, tid))
             blocked = ptrace.get_signal_mask(tid)
             pending = self._pending(tid)
         except ProcessLookupError as error:  # SIGKILL ends even a stopped thread, and with it all others
             raise NoSuchProcessError(f"process {self.process.pid} was killed while it stood still") from error
-        except OSError as error:
-            raise DumpFailedError(f"cannot read the registers of thread {tid}: {error.strerror}") from error
+        except (OSError, LookupError) as error:
+            raise DumpFailedError(f"cannot read the registers of thread {tid}: {error}") from error
         if len(general) != arch.general_size:
             raise DumpFailedError(
                 f"thread {tid} has {len(general)} bytes of registers where {arch.name} has {arch.general_size}; "
@@ -359,7 +354,7 @@ class Freeze:
             tid,
             times.namespace_tid,
             general,
-            tuple(regsets),
+            regsets,
             pending,
             blocked,
             times.utime_ticks,
@@ -442,15 +437,11 @@ class Freeze:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Keep Python's collector from running inside a stop."""
-    import gc
-
-    enabled = gc.isenabled()
-    gc.disable()
+def _regset(tid: int, note_type: int) -> bytes | None:
+    """A register set, None where this machine, or this thread, has none."""
     try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        return ptrace.get_regset(tid, note_type)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENODEV, errno.EIO):
+            raise
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -145,6 +146,13 @@ class Arch(Protocol):
 
     def expected_regset_size(self, regset: Regset) -> int:
         """Bytes that GETREGSET will give, for a plan made without touching the target; 0 if it is not there."""
+
+    def read_regsets(self, get: Callable[[int], bytes | None]) -> tuple[tuple[Regset, bytes], ...]:
+        """Return the regsets of one thread, with as few calls of get as will do.
+
+        get: note type -> register set as PTRACE_GETREGSET gives it, None where the machine has none. A required set
+        that is not there raises LookupError.
+        """
 
     def stack_pointer(self, general: bytes) -> int:
         """Return the stack pointer in a general register set."""

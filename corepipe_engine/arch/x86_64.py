@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import struct
+from collections.abc import Callable
 
 from ..elf import ELF64, ElfFormat, Machine, NoteType
 from .base import Gadgets, Injection, Regset, SafetyNet, SystemCall, ThreadState
@@ -17,6 +18,8 @@ from .cpuid import cpuid, xcr0
 _RAX, _ORIG_RAX, _RIP, _RSP = 10, 15, 16, 19
 _REGISTERS = struct.Struct("<27Q")
 _XSTATE_XCR0_OFFSET = 464
+_FXSAVE_STATE_BYTES = 416
+_FXSAVE_REST = bytes(512 - _FXSAVE_STATE_BYTES)
 _SYSCALL_LENGTH = 2
 _NO_SYSCALL = (1 << 64) - 1
 _EINTR_BYTES = ((1 << 64) - errno.EINTR).to_bytes(8, "little")
@@ -89,6 +92,20 @@ class X86_64:  # noqa: N801 - the name of the machine
     def expected_regset_size(self, regset: Regset) -> int:
         """FXSAVE image is 512 bytes; the XSAVE image is what CPUID says for the features the kernel enabled."""
         return 512 if regset.note_type == NoteType.FPREGSET else _xstate_size()
+
+    def read_regsets(self, get: Callable[[int], bytes | None]) -> tuple[tuple[Regset, bytes], ...]:
+        """One call where there is XSAVE: the FXSAVE image is its beginning, but for what the frame's software owns.
+
+        Source: arch/x86/kernel/fpu/xstate.c, __copy_xstate_to_uabi_buf (XSTATE_COPY_FX).
+        """
+        floating, extended = self.regsets
+        xstate = get(extended.note_type)
+        if xstate is not None:
+            return (floating, xstate[:_FXSAVE_STATE_BYTES] + _FXSAVE_REST), (extended, xstate)
+        fxsave = get(floating.note_type)
+        if fxsave is None:
+            raise LookupError("NT_FPREGSET")
+        return ((floating, fxsave),)
 
     def stack_pointer(self, general: bytes) -> int:
         """RSP."""
