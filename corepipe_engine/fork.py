@@ -50,6 +50,7 @@ _REAP_SECONDS: Final = 1.0
 _ERESTARTNOINTR: Final = 513
 _TRACED: Final = ptrace.Option.TRACESYSGOOD | ptrace.Option.TRACECLONE
 _RESTART_BLOCK: Final = -516
+_PF_EXITING, _PF_SIGNALED = 0x4, 0x400
 _CHILD_CODES: Final = frozenset({os.CLD_KILLED, os.CLD_EXITED, os.CLD_DUMPED})
 
 
@@ -69,14 +70,21 @@ class SnapshotProcess:
 
     def check(self) -> None:
         """Raise DumpFailedError if the copy is gone: what was read of it lately may be nothing but zeros."""
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        if self._gone or poller.poll(0):
+        if self._gone or self._dying():
             raise DumpFailedError(
                 "the snapshot was killed before it had been streamed, most likely because memory ran out; "
                 "the target is untouched and runs",
                 "free some memory, or choose less: --preset stacks, --exclude; --mode buffer",
             )
+
+    def _dying(self) -> bool:
+        """Whether it has ended or is about to: its memory goes long before its pidfd tells of the end."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        try:
+            return bool(poller.poll(0) or self.folder.stat().flags & (_PF_EXITING | _PF_SIGNALED))
+        except CorepipeError:
+            return True
 
     def kill(self) -> None:
         """End it; a second call does nothing."""
@@ -351,21 +359,53 @@ def refused(result: int) -> ModeUnavailableError:
     return ModeUnavailableError(f"the target may not clone ({name})")
 
 
-def reap_inherited(injector: Injector, snapshot: SnapshotProcess) -> None:
-    """End a snapshot whose parent is the target, from inside a stop: the target sees neither a SIGCHLD nor a zombie."""
+def reap_inherited(injector: Injector, snapshot: SnapshotProcess, process: ProcDir) -> None:
+    """End a snapshot whose parent is the target, from inside a stop: the target sees neither a SIGCHLD nor a zombie.
+
+    A SIGCHLD does not queue: where a child of the target's own ended just now, the signal stands for both and stays.
+    """
+    alive = _living_children(process)
     snapshot.kill()
     tid = injector.tid
 
     def is_ours(info: ptrace.SignalInfo) -> bool:
         return info.number == signal.SIGCHLD and info.pid == snapshot.ns_pid and info.code in _CHILD_CODES
 
+    def answer() -> int | None:
+        if not is_ours(ptrace.signal_info(tid)):
+            return None
+        ended = alive - _living_children(process) - {snapshot.pid}
+        if not ended:
+            return 0
+        _tell_of(process, min(ended), tid)
+        ptrace.set_signal_mask(tid, ALL_SIGNALS)  # what is blocked when it is handed on waits for the process again
+        return signal.SIGCHLD
+
     mask = ALL_SIGNALS
     with contextlib.suppress(OSError):
         if any(is_ours(info) for info in ptrace.pending_signals(tid, shared=True)):
             mask &= ~(1 << (signal.SIGCHLD - 1))
-    injector.call(
-        SystemCall.WAIT4,
-        (snapshot.ns_pid, 0, _WALL, 0),
-        mask=mask,
-        swallow=lambda: is_ours(ptrace.signal_info(tid)),
-    )
+    injector.call(SystemCall.WAIT4, (snapshot.ns_pid, 0, _WALL, 0), mask=mask, on_signal=answer)
+
+
+def _living_children(process: ProcDir) -> set[int]:
+    """Return the pids of a process's children that have not ended; none where the kernel does not list them."""
+    living = set()
+    with contextlib.suppress(CorepipeError):
+        for tid in process.tids():
+            for pid in process.read(f"task/{tid}/children").split():
+                with contextlib.suppress(CorepipeError), contextlib.closing(ProcDir(int(pid))) as child:
+                    if child.stat().state not in "ZX":
+                        living.add(int(pid))
+    return living
+
+
+def _tell_of(process: ProcDir, pid: int, tid: int) -> None:
+    """Make the SIGCHLD that a thread is about to get tell of that zombie, as far as it can be known."""
+    with contextlib.suppress(CorepipeError, OSError, IndexError), contextlib.closing(ProcDir(pid)) as child:
+        seen = child.status().ns_tgids[len(process.status().ns_tgids) - 1]
+        status = int(child.read("stat").split()[-1])
+        if os.WIFEXITED(status):
+            ptrace.set_sender(tid, seen, os.CLD_EXITED, os.WEXITSTATUS(status))
+        else:
+            ptrace.set_sender(tid, seen, os.CLD_DUMPED if os.WCOREDUMP(status) else os.CLD_KILLED, os.WTERMSIG(status))

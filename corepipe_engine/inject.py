@@ -211,12 +211,12 @@ class Injector:
         arguments: tuple[int, ...],
         on_clone: Callable[[int], None] = lambda tid: None,
         mask: int = ALL_SIGNALS,
-        swallow: Callable[[], bool] = lambda: False,
+        on_signal: Callable[[], int | None] = lambda: None,
     ) -> int:
         """Run a call in the thread and return its result (-errno for an error).
 
         on_clone gets the id of a process that the call made, which is ours, stopped. mask: signals blocked meanwhile.
-        swallow: asked at a signal that was about to be delivered; True drops it. Errors: NoSuchProcessError,
+        on_signal: asked at a signal that is about to be delivered; see run_to_exit. Errors: NoSuchProcessError,
         DumpFailedError.
         """
         registers = self.injection.registers_for(
@@ -226,7 +226,7 @@ class Injector:
             ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, registers)
             self._away = True  # from here on the net holds: it gives back the mask that is set next
             ptrace.set_signal_mask(self.tid, mask)
-            run_to_exit(self._freeze.threads[self.tid], on_clone, swallow)
+            run_to_exit(self._freeze.threads[self.tid], on_clone, on_signal)
             return self.injection.result(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS))
         except ProcessLookupError as error:
             raise NoSuchProcessError(f"process {self._freeze.process.pid} was killed while it stood still") from error
@@ -263,16 +263,17 @@ def wait_for(tid: int, seconds: float = CALL_SECONDS) -> int:
 def run_to_exit(
     thread: StoppedThread,
     on_clone: Callable[[int], None] = lambda tid: None,
-    swallow: Callable[[], bool] = lambda: False,
+    on_signal: Callable[[], int | None] = lambda: None,
 ) -> None:
     """Let a stopped thread run through one system call, from before its entry to its exit stop.
 
-    A signal that is about to be delivered on the way is kept for the detach. Errors: NotBegunError, StuckError,
-    ProcessLookupError.
+    A signal that is about to be delivered on the way is kept for the detach where on_signal returns None; else what it
+    returns takes the signal's place at once, 0 for no signal. Errors: NotBegunError, StuckError, ProcessLookupError.
     """
-    seen = 0
+    seen = answer = 0
     while seen < 2:
-        ptrace.resume_to_system_call(thread.tid)
+        ptrace.resume_to_system_call(thread.tid, answer)
+        answer = 0
         status = wait_for(thread.tid) if seen else _wait_for_entry(thread.tid)
         if not os.WIFSTOPPED(status):
             raise ProcessLookupError(thread.tid)
@@ -283,7 +284,9 @@ def run_to_exit(
             continue  # a stop of the whole group begins or ends: it takes hold again at the detach
         elif number == ptrace.SYSCALL_STOP:
             seen += 1
-        elif not swallow() and not thread.signal_number:
+        elif (wanted := on_signal()) is not None:
+            answer = wanted
+        elif not thread.signal_number:
             thread.signal_number = number
 
 

@@ -28,6 +28,7 @@ class Request(enum.IntEnum):
     SEIZE = 0x4206
     INTERRUPT = 0x4207
     GETSIGINFO = 0x4202
+    SETSIGINFO = 0x4203
     PEEKSIGINFO = 0x4209
     GETSIGMASK = 0x420A
     SETSIGMASK = 0x420B
@@ -149,9 +150,9 @@ def set_options(tid: int, options: int) -> None:
     call(Request.SETOPTIONS, tid, 0, options)
 
 
-def resume_to_system_call(tid: int) -> None:
-    """PTRACE_SYSCALL: run to the next entry or exit of a system call; the signal its stop took is not delivered."""
-    call(Request.SYSCALL, tid, 0, 0)
+def resume_to_system_call(tid: int, signal_number: int = 0) -> None:
+    """PTRACE_SYSCALL: run to the next entry or exit of a system call; 0: the signal its stop took is not delivered."""
+    call(Request.SYSCALL, tid, 0, signal_number)
 
 
 def resume(tid: int, signal_number: int = 0) -> None:
@@ -163,6 +164,15 @@ def signal_info(tid: int) -> SignalInfo:
     """PTRACE_GETSIGINFO of a thread in a signal-delivery stop."""
     call(Request.GETSIGINFO, tid, 0, _buffer_address)
     return _parse_siginfo(0)
+
+
+def set_sender(tid: int, pid: int, code: int, status: int) -> None:
+    """PTRACE_SETSIGINFO: make the SIGCHLD of a signal-delivery stop tell of another child; the user id stays."""
+    call(Request.GETSIGINFO, tid, 0, _buffer_address)
+    struct.pack_into("<i", _buffer, 8, code)
+    struct.pack_into("<i", _buffer, 16, pid)
+    struct.pack_into("<i", _buffer, 24, status)
+    call(Request.SETSIGINFO, tid, 0, _buffer_address)
 
 
 def pending_signals(tid: int, shared: bool) -> list[SignalInfo]:

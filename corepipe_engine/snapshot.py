@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from . import ptrace
 from .arch import Gadgets, ThreadState
 from .capture import Captured, Context, make_notes, watch
 from .carried import CopiedSet, SnapshotMemory, runs_inside, select_copied
 from .copier import copy_ranges, new_buffer, populated_buffer
 from .errors import CorepipeError, ModeUnavailableError, NoSuchProcessError
 from .events import Notice, Phase
-from .fork import Fork, SnapshotProcess, choose_thread, reap_inherited
+from .fork import Fork, SnapshotProcess, check_seccomp, choose_thread, reap_inherited
 from .freeze import Freeze
 from .headroom import own_memory_limit
 from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_of
@@ -65,6 +66,8 @@ def snapshot(context: Context) -> Iterator[Captured]:
                 frozen = _take(context, freeze, task, gadgets, known, auxv, store, status.seccomp, copies.append)
                 (copy,) = copies
                 if copy.inherited and not inherits_orphans(status):
+                    with contextlib.suppress(CorepipeError):  # else in a stop of its own
+                        _reap_frozen(context, freeze, task, copy, gadgets)
                     raise ModeUnavailableError("the target is a subreaper and would inherit the snapshot")
             context.phase(Phase.STREAM)
             captured = _captured(context, task, copy, frozen)
@@ -270,17 +273,26 @@ def _dispose(context: Context, copy: SnapshotProcess, gadgets: Gadgets) -> None:
 
 
 def _reap_in_target(context: Context, copy: SnapshotProcess, gadgets: Gadgets) -> None:
-    arch = context.arch
-    freeze = Freeze(context.process, arch, None, lambda: None)
+    freeze = Freeze(context.process, context.arch, None, lambda: None)
     freeze.prepare()
     with freeze, live_task(context.process) as task:
-        states = freeze.thread_states()
-        regions = parse_maps(task.read("maps"))
-        injection = injection_of(arch)
-        check_gadgets(task, gadgets, injection)
-        state = choose_thread(freeze, task, states, injection)
-        leader = next((one for one in states if one.tid == context.process.pid), None)
-        pointer = None if leader is None else arch.stack_pointer(leader.general)
-        room = find_room(task, regions, pointer, injection.net_bytes(state))
-        with Injector(freeze, task, state, gadgets, room) as injector:
-            reap_inherited(injector, copy)
+        _reap_frozen(context, freeze, task, copy, gadgets)
+
+
+def _reap_frozen(context: Context, freeze: Freeze, task: ProcDir, copy: SnapshotProcess, gadgets: Gadgets) -> None:
+    """End a snapshot that the frozen target is the parent of, and take it from the target."""
+    arch = context.arch
+    injection = injection_of(arch)
+    states = freeze.thread_states()
+    regions = parse_maps(task.read("maps"))
+    check_gadgets(task, gadgets, injection)
+    state = choose_thread(freeze, task, states, injection)
+    leader = next((one for one in states if one.tid == context.process.pid), None)
+    pointer = None if leader is None else arch.stack_pointer(leader.general)
+    room = find_room(task, regions, pointer, injection.net_bytes(state))
+    if task.status().seccomp == SECCOMP_FILTER:
+        suspended = check_seccomp(state.tid, gadgets, injection)
+        ptrace.set_options(state.tid, ptrace.Option.TRACESYSGOOD | suspended)
+    with Injector(freeze, task, state, gadgets, room) as injector:
+        reap_inherited(injector, copy, context.process)
+    copy.inherited = False
