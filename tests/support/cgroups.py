@@ -1,0 +1,86 @@
+"""Control groups of a test's own, version 1 or 2, whichever this machine has mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from .waiting import eventually
+
+
+class Cgroup:
+    """A new, empty group. limit_file and usage_file: the controller's own, by version."""
+
+    def __init__(self, folder: Path, controller: str, version: int) -> None:
+        self.folder = folder
+        names = {
+            ("pids", 1): ("pids.max", "pids.current"),
+            ("pids", 2): ("pids.max", "pids.current"),
+            ("memory", 1): ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            ("memory", 2): ("memory.max", "memory.current"),
+        }
+        limit, usage = names[controller, version]
+        self.limit_file, self.usage_file = folder / limit, folder / usage
+
+    def add(self, pid: int) -> None:
+        (self.folder / "cgroup.procs").write_text(str(pid))
+
+    @property
+    def usage(self) -> int:
+        return int(self.usage_file.read_text())
+
+    def limit(self, value: int) -> None:
+        self.limit_file.write_text(str(value))
+
+
+def _mounted(controller: str) -> tuple[Path, int] | None:
+    """Where a controller is to be had: (folder of the root, version)."""
+    found = None
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, folder, kind, options, *_ = line.split()
+        if kind == "cgroup" and controller in options.split(","):
+            return Path(folder), 1
+        if kind == "cgroup2":
+            with contextlib.suppress(OSError):
+                if controller in (Path(folder) / "cgroup.controllers").read_text().split():
+                    found = Path(folder), 2
+    return found
+
+
+@contextlib.contextmanager
+def new_cgroup(controller: str) -> Iterator[Cgroup | None]:
+    """Make a group below the root; None where this machine grants none. What is in it at the end is moved back."""
+    mounted = _mounted(controller)
+    if mounted is None:
+        yield None
+        return
+    root, version = mounted
+    control, was_enabled = root / "cgroup.subtree_control", True
+    folder = root / f"corepipe-test-{os.urandom(6).hex()}"
+    try:
+        if version == 2:
+            was_enabled = controller in control.read_text().split()
+            if not was_enabled:
+                control.write_text(f"+{controller}")
+        folder.mkdir()
+    except OSError:
+        yield None
+        return
+    try:
+        yield Cgroup(folder, controller, version)
+    finally:
+        for pid in (folder / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (root / "cgroup.procs").write_text(pid)
+        eventually("the group is empty", lambda: _removed(folder))
+        if not was_enabled:
+            with contextlib.suppress(OSError):
+                control.write_text(f"-{controller}")
+
+
+def _removed(folder: Path) -> bool:
+    """rmdir fails with EBUSY while a process that was in it is still ending."""
+    return subprocess.run(["rmdir", folder], stderr=subprocess.DEVNULL, check=False).returncode == 0

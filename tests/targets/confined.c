@@ -1,0 +1,59 @@
+/* confined KIND: a thread under seccomp that counts.
+ *
+ * allow    a filter that allows everything
+ * errno N, trap N, kill N, thread N    a filter that answers system call N so, and allows the rest
+ * strict   strict mode: read, write, exit and sigreturn alone
+ */
+#include "target.h"
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <errno.h>
+#include <stddef.h>
+
+static uint32_t action_of(const char *kind)
+{
+    if (!strcmp(kind, "errno"))
+        return SECCOMP_RET_ERRNO | EPERM;
+    if (!strcmp(kind, "trap"))
+        return SECCOMP_RET_TRAP;
+    if (!strcmp(kind, "kill"))
+        return SECCOMP_RET_KILL_PROCESS;
+    if (!strcmp(kind, "thread"))
+        return SECCOMP_RET_KILL_THREAD;
+    return SECCOMP_RET_ALLOW;
+}
+
+static void confine(uint32_t action, uint32_t number)
+{
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, action),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {sizeof program / sizeof *program, program};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+        die("seccomp");
+}
+
+int main(int count, char **arguments)
+{
+    const char *kind = count > 1 ? arguments[1] : "allow";
+    target_begin();
+    char *area = map_anonymous(16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    fill_pattern(area, 16 * PAGE);
+    fact("area=%p\n", (void *)area);
+    int strict = !strcmp(kind, "strict");
+    if (!strict)
+        confine(action_of(kind), count > 2 ? (uint32_t)atoi(arguments[2]) : ~0U);
+    target_ready();
+    if (strict && prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT))
+        die("strict");
+    for (;;) /* no system call: strict mode has none to sleep with */
+        state->counter++;
+}
