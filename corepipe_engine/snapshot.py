@@ -181,6 +181,7 @@ def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _F
     chosen = frozen.chosen
     try:
         plan, notes, wiped = _plan(context, copy, frozen)
+        source = ProcessMemory(copy.folder)
     except NoSuchProcessError:
         copy.check()
         raise
@@ -188,7 +189,7 @@ def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _F
     copied = CopiedMemory(chosen.reads, frozen.store)
     copied.unreadable = frozen.unreadable
     reader = SnapshotMemory(
-        ProcessMemory(copy.folder),
+        source,
         copied,
         ProcessMemory(task) if live_pieces else None,
         chosen,
