@@ -18,12 +18,13 @@ _DATA_BYTES = 64
 _LD, _LDX, _ST, _STX, _ALU, _JMP, _RET, _MISC = range(8)
 _IMM, _ABS, _MEM, _LEN = 0x00, 0x20, 0x60, 0x80
 _X_SOURCE = 0x08
+_DIVIDE = 0x30
 
 _OPERATIONS: dict[int, Callable[[int, int], int]] = {
     0x00: lambda a, b: a + b,
     0x10: lambda a, b: a - b,
     0x20: lambda a, b: a * b,
-    0x30: lambda a, b: a // b if b else 0,
+    _DIVIDE: lambda a, b: a // b,
     0x40: lambda a, b: a | b,
     0x50: lambda a, b: a & b,
     0x60: lambda a, b: a << (b & 31),
@@ -62,10 +63,10 @@ def run_filter(program: bytes, number: int, audit_arch: int, address: int, argum
     address: of the instruction behind the call.
     """
     data = _DATA.pack(number, audit_arch, address, *(*arguments, 0, 0, 0, 0, 0, 0)[:6])
-    instructions = list(_INSTRUCTION.iter_unpack(program))
     accumulator = index_register = position = 0
     memory = [0] * 16
     try:
+        instructions = list(_INSTRUCTION.iter_unpack(program))
         while True:
             code, if_true, if_false, constant = instructions[position]
             position += 1
@@ -81,6 +82,8 @@ def run_filter(program: bytes, number: int, audit_arch: int, address: int, argum
             elif group == _STX:
                 memory[constant] = index_register
             elif group == _ALU:
+                if code & 0xF0 == _DIVIDE and not operand:
+                    return 0  # net/core/filter.c, bpf_convert_filter: the program ends
                 accumulator = _OPERATIONS[code & 0xF0](accumulator, operand) & _WORD
             elif group == _JMP:
                 if code & 0xF0 == 0:
