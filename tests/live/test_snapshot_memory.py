@@ -99,7 +99,7 @@ def test_memory_that_a_fork_does_not_carry_is_as_it_was_at_the_stop(spawn_target
 def test_huge_pages_are_as_they_were_at_the_stop_and_cost_the_target_nothing(
     spawn_target, tmp_path, shm_folder, huge_pages
 ):
-    """A write to a private huge page needs another one after the fork: there is none, and the target must not feel it."""
+    """A write to a private huge page after the fork takes another one: there is none, and nobody must feel it."""
     names = ("private", *HUGE)
     target = spawn_target("kinds", shm_folder, *names)
     core, report = dump_while_it_changes(target, tmp_path)
