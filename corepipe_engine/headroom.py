@@ -13,6 +13,7 @@ from .procfs import ProcDir, mem_available
 
 _UNLIMITED: Final = 1 << 62
 _V1_UNLIMITED: Final = 1 << 60
+V1_ROOT: Final = "/sys/fs/cgroup/memory"
 V2_ROOTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 """Where systemd mounts cgroup v2: alone, and beside v1."""
 
@@ -61,7 +62,7 @@ def cgroups_room(membership: str) -> int:
             for root in V2_ROOTS:
                 room = min(room, _room_v2(root, path))
         elif "memory" in controllers.split(","):
-            room = min(room, _room_v1("/sys/fs/cgroup/memory", path))
+            room = min(room, _room_v1(V1_ROOT, path))
     return room
 
 
