@@ -51,6 +51,7 @@ int main(int count, char **arguments)
     int strict = !strcmp(kind, "strict");
     if (!strict)
         confine(action_of(kind), count > 2 ? (uint32_t)atoi(arguments[2]) : ~0U);
+    fact("ready\n"); /* unshare keeps the descriptor open */
     target_ready();
     if (strict && prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT))
         die("strict");
