@@ -15,13 +15,15 @@ from typing import Any
 from . import machine, stops, streams, writing
 from .dumps import Engine, dump
 from .programs import Beating, Programs, build
+from .rounds import Rounds
 from .tables import all_tables, main_tables
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 REPEATS, QUICK_REPEATS = 5, 3
-PARTS = ("stops", "writing", "streams")
+PARTS = {"stops": 330.0, "writing": 400.0, "streams": 540.0}
+"""Each part, and the seconds from the start after which it makes no more rounds than it must."""
 _CAT = (("cat", streams.WRITERS),)
 _COMPRESSORS = (("zstd -1", ("corepipe", "limit")), ("zstd -T0", ("corepipe", "limit")))
 
@@ -64,6 +66,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "stops": [], "writing": [], "streams": []}
     _say(", ".join(f"{name} {value}" for name, value in record["machine"].items()))
     begun = time.monotonic()
+    rounds = {name: Rounds(repeats, begun + seconds) for name, seconds in PARTS.items()}
     with tempfile.TemporaryDirectory(prefix="corepipe-bench-") as folder:
         programs = build(Path(folder))
         engine = Engine(options.engine.resolve(), Path(folder, "cache"))
@@ -71,19 +74,19 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         if "stops" in parts:
             for case in stops.QUICK if options.quick else stops.FULL:
                 _say(f"stop of {case.mib} MiB, {case.threads} threads and the heart, {case.pages} pages")
-                record["stops"].append(_plain(stops.measure(case, engine, programs, repeats, _say)))
+                record["stops"].append(_plain(stops.measure(case, engine, programs, rounds["stops"], _say)))
         if "writing" in parts:
             mib = 128 if options.quick else 512
             _say(f"a thread that writes to {mib} MiB")
             record["writing"] = [
-                _plain(one) for one in writing.measure(mib, writing.SINKS, engine, programs, repeats, _say)
+                _plain(one) for one in writing.measure(mib, writing.SINKS, engine, programs, rounds["writing"], _say)
             ]
         if "streams" in parts:
             mib = 512 if options.quick else 2048
             for pages, sinks in (("small", (*_CAT, *_COMPRESSORS)), ("huge", _CAT)):
                 _say(f"stream of {mib} MiB, {pages} pages")
                 record["streams"] += [
-                    _plain(one) for one in streams.measure(mib, pages, sinks, engine, programs, repeats, _say)
+                    _plain(one) for one in streams.measure(mib, pages, sinks, engine, programs, rounds["streams"], _say)
                 ]
     record["seconds"] = time.monotonic() - begun
     return record

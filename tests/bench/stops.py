@@ -15,6 +15,7 @@ from typing import Any
 
 from .dumps import Engine, dump
 from .programs import Beating, Programs
+from .rounds import Rounds
 
 THROTTLED_BYTES = 50_000_000
 _BREAK_OFF_SECONDS = 0.1
@@ -39,9 +40,9 @@ FULL = (
     Case(64, dumps=ALL_SINKS),
     Case(512, dumps=ALL_MODES),
     Case(2048, dumps=ALL_MODES, gcore=True),
-    Case(2048, threads=100),
-    Case(2048, threads=1000),
-    Case(2048, pages="huge"),
+    Case(2048, threads=100, break_off=True),
+    Case(2048, threads=1000, break_off=True),
+    Case(2048, pages="huge", break_off=True),
     Case(8192, dumps=ALL_SINKS, break_off=True),
 )
 QUICK = (
@@ -95,12 +96,12 @@ def sink_command(sink: str, programs: Programs) -> str:
     }[sink]
 
 
-def measure(case: Case, engine: Engine, programs: Programs, repeats: int, say: Callable[[str], None]) -> Stops:
+def measure(case: Case, engine: Engine, programs: Programs, rounds: Rounds, say: Callable[[str], None]) -> Stops:
     """Put one target through all its dumps, round by round."""
     result = Stops(case.mib, case.threads, case.pages, dumps=[Dumps(mode, sink) for mode, sink in case.dumps])
     with Beating(programs.beating, case.mib, case.threads, case.pages) as target:
         result.huge_bytes = target.huge_bytes()
-        for _ in range(repeats):
+        for _ in rounds:
             target.touch()
             time.sleep(_SETTLE_SECONDS)
             result.fork.append(target.fork())

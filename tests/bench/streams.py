@@ -11,6 +11,7 @@ from typing import Any
 
 from .dumps import Engine, dump
 from .programs import Beating, Programs
+from .rounds import Rounds
 
 _LIMIT_BUFFERS = 4
 _LIMIT_SIZES = tuple(1 << shift for shift in range(16, 23))
@@ -53,7 +54,7 @@ def measure(
     sinks: Sequence[tuple[str, Sequence[str]]],
     engine: Engine,
     programs: Programs,
-    repeats: int,
+    rounds: Rounds,
     say: Callable[[str], None],
 ) -> list[Streams]:
     """Stream one target into several sinks, each with its writers, in turns."""
@@ -64,7 +65,7 @@ def measure(
             if not best:
                 best = min(_LIMIT_SIZES, key=lambda size: _limit(target, programs, sink, size).seconds)
             result = Streams(mib, pages, sink, best, {writer: [] for writer in writers})
-            for _ in range(repeats):
+            for _ in rounds if sink == "cat" else rounds.fewer():
                 for writer, samples in result.writers.items():
                     samples.append(_sample(writer, target, engine, programs, sink, best))
             results.append(result)

@@ -55,7 +55,7 @@ def all_tables(record: dict[str, Any]) -> str:
 def _machine(record: dict[str, Any]) -> str:
     machine = record["machine"]
     virtual = " (virtual machine)" if machine["virtual"] == "yes" else ""
-    rounds = f"medians of {record['repeats']} rounds (smallest..largest)"
+    rounds = f"medians of up to {record['repeats']} rounds (smallest..largest)"
     return (
         f"{machine['CPU']}{virtual}, {machine['cores']} cores, {machine['RAM']} of RAM, Linux {machine['kernel']}, "
         f"Python {machine['Python']}, load {machine['load before']} before the run; {rounds}; made by `tests/bench/run"

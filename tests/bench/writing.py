@@ -10,6 +10,7 @@ from typing import Any
 
 from .dumps import Engine, dump
 from .programs import Beating, Programs
+from .rounds import Rounds
 from .stops import sink_command
 
 _BEAT_MICROSECONDS = 1000
@@ -44,12 +45,12 @@ class Writing:
 
 
 def measure(
-    mib: int, sinks: Sequence[str], engine: Engine, programs: Programs, repeats: int, say: Callable[[str], None]
+    mib: int, sinks: Sequence[str], engine: Engine, programs: Programs, rounds: Rounds, say: Callable[[str], None]
 ) -> list[Writing]:
     """Dump a writing target again and again."""
     results = [Writing(mib, sink) for sink in sinks]
     with Beating(programs.beating, mib, beat=_BEAT_MICROSECONDS, writer=True) as target:
-        for _ in range(repeats):
+        for _ in rounds:
             for result in results:
                 result.samples.append(_sample(target, result.sink, engine, programs))
     for result in results:
