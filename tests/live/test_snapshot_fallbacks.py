@@ -382,7 +382,7 @@ def test_a_snapshot_is_a_child_of_neither_the_target_nor_corepipe(spawn_target, 
 
 
 def test_a_target_obeys_signals_at_once_while_it_is_streamed(spawn_target, tmp_path):
-    target = spawn_target("nine", signals="default")
+    target = spawn_target("nine", 32 << 20, signals="default")
     with streaming(target.pid) as stream:
         target.stop()
         target.resume()
