@@ -65,7 +65,7 @@ class Sample:
 
 @dataclass
 class Dumps:
-    """All dumps of one mode into one sink. threads: as the engine counted them."""
+    """All dumps of one mode into one sink. threads: with the heart, which the case does not count."""
 
     mode: str
     sink: str
@@ -126,7 +126,7 @@ def _sample(case: Case, target: Beating, dumps: Dumps, engine: Engine, programs:
         *("--mode", dumps.mode, "--pipe", sink_command(dumps.sink, programs), "--pipe-as-root", "-q"),
         break_off=_BREAK_OFF_SECONDS if slow else None,
     )
-    dumps.threads = max(dumps.threads, int(seen.report.get("threads", 0)))
+    dumps.threads = len(os.listdir(f"/proc/{target.pid}/task"))
     return Sample(target.longest_gap(*seen.window), seen.stop_seconds, seen.steps)
 
 
