@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .arch import Arch, ThreadState
 from .errors import CorepipeError
-from .events import Phase, PhaseChanged, Resumed, Stopped
+from .events import Notice, Phase, PhaseChanged, Resumed, Stopped
 from .freeze import Freeze
 from .inspection import plan_regions
 from .interrupts import Interrupts
@@ -29,6 +29,7 @@ class Captured:
     deadline: when a target that stands still until the stream has ended must be let go (CLOCK_MONOTONIC seconds); None
     for a running target or without --max-stop. shared_live: ranges (address, bytes) that are read
     while the target runs. check: raises when the source of the memory is gone; to be asked while streaming and after.
+    changed: returns, after the stream, further ranges that others may have changed before they were read.
     """
 
     plan: DumpPlan
@@ -38,6 +39,7 @@ class Captured:
     deadline: float | None = None
     shared_live: tuple[tuple[int, int], ...] = ()
     check: Callable[[], None] = field(default=lambda: None)
+    changed: Callable[[], tuple[tuple[int, int], ...]] = field(default=lambda: ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class Context:
     def phase(self, phase: Phase) -> None:
         """Tell that a phase begins."""
         self.reporter.emit(PhaseChanged(phase, self.reporter.now()))
+
+    def notice(self, text: str) -> None:
+        """Tell something that the person should know; it is in the report too."""
+        self.report.notices.append(text)
+        self.reporter.emit(Notice(text))
 
     @contextlib.contextmanager
     def freeze(self) -> Iterator[Freeze]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .capture import Context
 from .inspection import coredump_filter, touched
@@ -13,7 +13,7 @@ from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes, Shared
 from .plan import DumpPlan, make_plan
 from .policy import Decision
-from .preconditions import SHARED_BUDGET
+from .preconditions import SHARED_BUDGET, may_be_live
 from .procfs import PAGE_SIZE, ProcDir
 from .regions import Region, split_at
 
@@ -34,11 +34,19 @@ class CopiedSet:
 
 
 def select_copied(
-    context: Context, task: ProcDir, regions: Sequence[Region], stack_pointers: Sequence[int]
+    context: Context,
+    task: ProcDir,
+    regions: Sequence[Region],
+    stack_pointers: Sequence[int],
+    known_live: frozenset[int] = frozenset(),
 ) -> CopiedSet:
-    """Return what of these regions (those a fork does not carry) must be copied, and what is left to be read live."""
+    """Return what of these regions (those a fork does not carry) must be copied, and what is left to be read live.
+
+    known_live: starts of pieces that were found too large to be copied before the stop. What is to be read live is not
+    looked into here: it may take long.
+    """
     options = context.options
-    chosen = CopiedSet(split_at(regions, options.policy.boundaries()))
+    chosen = CopiedSet([_as_touched(region) for region in split_at(regions, options.policy.boundaries())])
     if not chosen.pieces:
         return chosen
     target_filter = coredump_filter(task)
@@ -46,19 +54,30 @@ def select_copied(
     chosen.decisions = [
         options.policy.decide(piece, target_filter, lambda region: False, pointers) for piece in chosen.pieces
     ]
-    chosen.runs, chosen.sparse = touched(task, chosen.pieces, [decision.included for decision in chosen.decisions])
-    everything = _plan_pieces(context, chosen)
-    shared_bytes = sum(
-        planned.file_bytes for planned in everything.regions if planned.region.shared and planned.decision.included
+    shared = frozenset(
+        piece.start
+        for piece, decision in zip(chosen.pieces, chosen.decisions, strict=True)
+        if decision.included and may_be_live(piece)
     )
-    if options.shared is Shared.LIVE or (options.shared is Shared.AUTO and shared_bytes > SHARED_BUDGET):
-        chosen.live = frozenset(
-            planned.region.start for planned in everything.regions if planned.region.shared and planned.file_bytes
-        )
+    chosen.live = shared if options.shared is Shared.LIVE else shared & known_live
+    wanted = [
+        decision.included and piece.start not in chosen.live
+        for piece, decision in zip(chosen.pieces, chosen.decisions, strict=True)
+    ]
+    chosen.runs, chosen.sparse = touched(task, chosen.pieces, wanted)
+    everything = _plan_pieces(context, chosen)
+    shared_bytes = sum(planned.file_bytes for planned in everything.regions if planned.region.start in shared)
+    if options.shared is Shared.AUTO and shared_bytes > SHARED_BUDGET:
+        chosen.live = shared
     for planned_start, reads in _reads_by_piece(everything, chosen.pieces):
         if planned_start not in chosen.live:
             chosen.reads.extend(reads)
     return chosen
+
+
+def _as_touched(region: Region) -> Region:
+    """A private piece whose pages are looked up when it is copied: smaps of before may not count them all."""
+    return region if region.shared or region.file_backed else replace(region, anonymous=region.size)
 
 
 def _plan_pieces(context: Context, chosen: CopiedSet) -> DumpPlan:

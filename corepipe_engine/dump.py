@@ -187,6 +187,7 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | Non
         watch.until_done()
         raise_error(stream)
         captured.check()
+        context.report.shared_live += captured.changed()
     except NoSuchProcessError:
         captured.check()  # it knows better what is gone
         raise

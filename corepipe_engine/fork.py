@@ -34,19 +34,25 @@ from .inject import (
     injection_of,
     kill_tracee,
     run_to_exit,
+    sigchld_blocked,
     wait_for,
 )
-from .procfs import ProcDir
+from .preconditions import SECCOMP_FILTER, thread_refusal
+from .procfs import ProcDir, parse_status
 from .regions import Region
 from .seccomp import Action, FilterError, verdict
 
 _CLONE_VM, _CLONE_FS, _CLONE_FILES = 0x100, 0x200, 0x400
 _HELPER_FLAGS: Final = _CLONE_VM | _CLONE_FS | _CLONE_FILES
-_SNAPSHOT_FLAGS: Final = _CLONE_FS | _CLONE_FILES
-"""The descriptor table is shared, so that no socket stays open for the sake of the snapshot. No signal at the end."""
+_SNAPSHOT_FLAGS: Final = _CLONE_FILES
+"""The descriptor table is shared at first, so that no file is opened twice; see Fork.let_go_of_files. The file system
+context is not: while it is shared, the target may not change its mount namespace, nor gain rights by exec."""
+_CLOSE_RANGE_UNSHARE: Final = 2
+_EVERY_DESCRIPTOR: Final = (0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE)
 _WALL: Final = 0x40000000
 _RETRIES: Final = 8
 _REAP_SECONDS: Final = 1.0
+_INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
 _ERESTARTNOINTR: Final = 513
 _TRACED: Final = ptrace.Option.TRACESYSGOOD | ptrace.Option.TRACECLONE
 _RESTART_BLOCK: Final = -516
@@ -101,7 +107,7 @@ class SnapshotProcess:
                 stat = self.folder.stat()
             except CorepipeError:
                 return 0
-            if stat.state != "Z" or stat.ppid == 1:
+            if stat.state != "Z" or (stat.ppid == 1 and os.readlink("/proc/self/ns/pid") == _INITIAL_PID_NAMESPACE):
                 return 0
             if time.monotonic() >= deadline:
                 return stat.ppid
@@ -137,6 +143,7 @@ def _take_signal(freeze: Freeze, tid: int) -> bool:
     """Let a thread go as far as the first instruction of its signal's handler; False if it is interrupted for ever."""
     try:
         for _ in range(_RETRIES):
+            freeze.moved(tid)
             ptrace.interrupt(tid)
             ptrace.resume(tid, freeze.threads[tid].signal_number)
             status = wait_for(tid, ENTRY_SECONDS)
@@ -148,7 +155,7 @@ def _take_signal(freeze: Freeze, tid: int) -> bool:
     except ProcessLookupError as error:
         raise NoSuchProcessError(f"process {freeze.process.pid} was killed while it stood still") from error
     except StuckError as error:
-        del freeze.threads[tid]
+        freeze.lose(tid)
         raise ModeUnavailableError(f"thread {tid} does not stop again") from error
     return False
 
@@ -193,16 +200,59 @@ def _outside_restartable_sequence(task: ProcDir, state: ThreadState, injection: 
     return not start <= injection.instruction_pointer(state.general) < start + length
 
 
+def check_thread(freeze: Freeze, tid: int, gadgets: Gadgets, injection: Injection) -> ptrace.Option:
+    """Return the ptrace options that running calls in this thread needs (0 for none). Errors: ModeUnavailableError.
+
+    Filters, shadow stacks and the namespace of its children are a thread's own, not its process's.
+    """
+    process = freeze.process
+    status = parse_status(process.read(f"task/{tid}/status"))
+    reason = thread_refusal(status)
+    if reason:
+        raise ModeUnavailableError(reason)
+    if process.readlink(f"task/{tid}/ns/pid_for_children") != process.readlink(f"task/{tid}/ns/pid"):
+        raise ModeUnavailableError("the target's children would be in another pid namespace")
+    return check_seccomp(tid, gadgets, injection) if status.seccomp == SECCOMP_FILTER else ptrace.Option(0)
+
+
+def pid_seen_by(process: ProcDir, pid: int) -> int:
+    """Return a process's id in the pid namespace of another, 0 if it has none there or has ended."""
+    try:
+        level = len(process.status().ns_tgids) or 1
+        with contextlib.closing(ProcDir(pid)) as folder:
+            ns_tgids = folder.status().ns_tgids
+    except CorepipeError:
+        return 0
+    return ns_tgids[level - 1] if len(ns_tgids) >= level else pid
+
+
+def seccomp_programs(tid: int) -> list[bytes]:
+    """Return the filters of a stopped thread. OSError where they may not be looked into."""
+    programs: list[bytes] = []
+    while (program := ptrace.seccomp_filter(tid, len(programs))) is not None:
+        programs.append(program)
+    return programs
+
+
+def may_close_range(tid: int, gadgets: Gadgets, injection: Injection) -> bool:
+    """Return whether a thread's filters, which the snapshot inherits, let it close its descriptors."""
+    number = injection.number(SystemCall.CLOSE_RANGE)
+    address = gadgets.system_call + injection.system_call_bytes
+    try:
+        action = verdict(seccomp_programs(tid), number, injection.audit_arch, address, _EVERY_DESCRIPTOR)
+    except (OSError, FilterError) as error:
+        return isinstance(error, OSError) and error.errno == errno.EINVAL  # no filter at all
+    return action in (Action.ALLOW, Action.LOG)
+
+
 def check_seccomp(tid: int, gadgets: Gadgets, injection: Injection) -> ptrace.Option:
     """Return the option that a thread's seccomp filters make necessary (0 for none). Errors: ModeUnavailableError.
 
     The way home must be free without us, and no call may kill; one that is refused with an error can be let through
     by suspending the filters, and without us fails harmlessly.
     """
-    programs: list[bytes] = []
     try:
-        while (program := ptrace.seccomp_filter(tid, len(programs))) is not None:
-            programs.append(program)
+        programs = seccomp_programs(tid)
     except OSError as error:
         raise ModeUnavailableError(f"the target's seccomp filter cannot be looked into ({error.strerror})") from error
     clone = injection.clone_arguments(_SNAPSHOT_FLAGS, 1)
@@ -245,22 +295,23 @@ class Fork:
         self._gadgets = gadgets
         self._helper = 0
         self._helper_ns_pid = 0
+        self._exit_stack = 0
+        self._may_close_range = True
 
-    def run(self, regions: list[Region], states: Sequence[ThreadState], seccomp: bool) -> SnapshotProcess:
+    def run(self, regions: list[Region], states: Sequence[ThreadState]) -> SnapshotProcess:
         """Return the snapshot. Errors: ModeUnavailableError, NoSuchProcessError, DumpFailedError."""
         tid = self._state.tid
         leader = next((state for state in states if state.tid == self._freeze.process.pid), None)
         pointer = None if leader is None else self._context.arch.stack_pointer(leader.general)
         room = find_room(self._task, regions, pointer, self.injection.net_bytes(self._state))
-        options = _TRACED
-        if seccomp:
-            options |= check_seccomp(tid, self._gadgets, self.injection)
+        self._may_close_range = may_close_range(tid, self._gadgets, self.injection)
+        options = _TRACED | check_thread(self._freeze, tid, self._gadgets, self.injection)
         try:
             ptrace.set_options(tid, options)
-        except PermissionError as error:
-            raise ModeUnavailableError("the target's seccomp filter forbids it, and cannot be suspended") from error
         except ProcessLookupError as error:
             raise NoSuchProcessError(f"process {self._freeze.process.pid} was killed while it stood still") from error
+        except OSError as error:
+            raise ModeUnavailableError("the target's seccomp filter forbids it, and cannot be suspended") from error
         try:
             with Injector(self._freeze, self._task, self._state, self._gadgets, room) as injector:
                 self._make(injector)
@@ -276,6 +327,7 @@ class Fork:
         return self.snapshot
 
     def _make(self, injector: Injector) -> None:
+        self._exit_stack = injector.net.exit_stack
         try:
             self._clone_helper(injector)
             self._fork_snapshot(injector)
@@ -285,10 +337,28 @@ class Fork:
         snapshot = self.snapshot
         if snapshot is None:
             return
-        status = snapshot.folder.status()
-        level = len(self._freeze.process.status().ns_tgids) or 1
-        snapshot.ns_pid = status.ns_tgids[level - 1] if len(status.ns_tgids) >= level else snapshot.pid
+        snapshot.ns_pid = pid_seen_by(self._freeze.process, snapshot.pid)
         snapshot.inherited = snapshot.folder.stat().ppid == self._freeze.process.pid
+
+    def let_go_of_files(self) -> bool:
+        """Give the snapshot an empty descriptor table of its own; the target may run meanwhile.
+
+        With the target's table it would keep its sockets and locks, should the target exec or end. False where the
+        kernel or a filter does not allow it (close_range with CLOSE_RANGE_UNSHARE came with Linux 5.9).
+        """
+        snapshot, injection = self.snapshot, self.injection
+        if snapshot is None or not self._may_close_range:
+            return False
+        registers = injection.registers_for(
+            self._state.general, self._gadgets, SystemCall.CLOSE_RANGE, _EVERY_DESCRIPTOR, self._exit_stack
+        )
+        try:
+            ptrace.set_regset(snapshot.pid, ptrace.NT_PRSTATUS, registers)
+            with sigchld_blocked():
+                run_to_exit(StoppedThread(snapshot.pid))
+            return injection.result(ptrace.get_regset(snapshot.pid, ptrace.NT_PRSTATUS)) == 0
+        except (OSError, StuckError, NotBegunError):
+            return False
 
     def _clone_helper(self, injector: Injector) -> None:
         arguments = self.injection.clone_arguments(_HELPER_FLAGS, injector.net.exit_stack)
@@ -328,7 +398,7 @@ class Fork:
             if result <= 0 or self.snapshot is None:
                 raise refused(result)
             wait_for(self.snapshot.pid)
-            ptrace.set_options(self.snapshot.pid, ptrace.Option.EXITKILL)
+            ptrace.set_options(self.snapshot.pid, ptrace.Option.TRACESYSGOOD | ptrace.Option.EXITKILL)
         except (NotBegunError, StuckError, ProcessLookupError) as error:
             raise DumpFailedError("the snapshot was killed at birth", "try again") from error
         prefer_as_victim(self.snapshot.pid)
@@ -336,14 +406,19 @@ class Fork:
     def _end_helper(self, injector: Injector) -> None:
         """Let the helper run out into its exit, and let the target's thread reap it."""
         helper, self._helper = self._helper, 0
+        ns_pid = self._helper_ns_pid or pid_seen_by(self._freeze.process, helper)
         try:
             ptrace.resume(helper)
             while os.WIFSTOPPED(wait_for(helper, 2.0)):
                 ptrace.resume(helper)
         except (OSError, StuckError):
             kill_tracee(helper)
-        if self._helper_ns_pid:
-            injector.call(SystemCall.WAIT4, (self._helper_ns_pid, 0, _WALL, 0))
+        except BaseException:
+            kill_tracee(helper)
+            injector.call(SystemCall.WAIT4, (ns_pid, 0, _WALL, 0))
+            raise
+        if ns_pid:
+            injector.call(SystemCall.WAIT4, (ns_pid, 0, _WALL, 0))
 
 
 def refused(result: int) -> ModeUnavailableError:

@@ -21,7 +21,7 @@ from .arch import Arch, ThreadState
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError, StopDeadlineError
 from .permissions import explain_refusal
 from .procfs import ProcessHandle, parse_stat, parse_status
-from .watchdog import Watchdog, reap_dead
+from .watchdog import Watchdog, end_at_once, reap_dead
 
 STALL_SECONDS = 0.5
 """How long a thread in uninterruptible sleep may keep the others waiting."""
@@ -179,6 +179,12 @@ class Freeze:
 
     def release(self) -> None:
         """Let every thread go; a second call does nothing. Never raises."""
+        try:
+            self._release()
+        except BaseException as error:
+            end_at_once(f"{type(error).__name__} while the target was let go")
+
+    def _release(self) -> None:
         if not self._seized:
             self._watchdog.stop()
             self._restore_mask()
@@ -192,9 +198,9 @@ class Freeze:
             self._undo_interruption(thread)
             self._detach(tid, thread.signal_number)
         self._stop_to_detach(running)
+        self.clock.stop()
         self._watchdog.stop()
         self._seized.clear()
-        self.clock.stop()
         self._restore_mask()
 
     def thread_states(self) -> list[ThreadState]:
@@ -302,10 +308,19 @@ class Freeze:
         number = os.WSTOPSIG(status)
         if status >> 16 == ptrace.EVENT_STOP:
             self.threads[tid] = StoppedThread(tid, 0, group_stopped=number in _GROUP_STOP_SIGNALS)
-        elif status >> 16:
+        elif status >> 16 or number == ptrace.SYSCALL_STOP:
             self.threads[tid] = StoppedThread(tid)
         else:
             self.threads[tid] = StoppedThread(tid, number & 0x7F)
+
+    def moved(self, tid: int) -> None:
+        """A thread is let run on: what was read of its registers does not hold any more."""
+        self._general.pop(tid, None)
+
+    def lose(self, tid: int) -> None:
+        """A thread that was stopped runs, and not where it was: it is let go by stopping it again, as it is then."""
+        self.threads.pop(tid, None)
+        self.moved(tid)
 
     def _forget(self, tid: int) -> None:
         self._seized.discard(tid)
@@ -373,7 +388,7 @@ class Freeze:
     # letting go ----------------------------------------------------------------------------------------------------
 
     def _undo_interruption(self, thread: StoppedThread) -> None:
-        """Spare the thread an EINTR that only our stop caused; where a signal is due, leave it."""
+        """Spare the thread an EINTR that only our stop caused: the kernel restarts the call unless a handler runs."""
         if thread.signal_number or thread.group_stopped:
             return
         try:
@@ -381,18 +396,11 @@ class Freeze:
             if len(general) != self.arch.general_size:
                 return
             restarted = self.arch.restart_interrupted(general)
-            if restarted is None or self._signal_due(thread.tid):
+            if restarted is None:
                 return
             ptrace.set_regset(thread.tid, ptrace.NT_PRSTATUS, restarted)
         except OSError:
             return
-
-    def _signal_due(self, tid: int) -> bool:
-        try:
-            status = parse_status(self.process.read(f"task/{tid}/status"))
-        except (NoSuchProcessError, NotPermittedError, DumpFailedError):
-            return True
-        return bool((status.signals_pending | status.signals_shared_pending) & ~status.signals_blocked)
 
     def _detach(self, tid: int, signal_number: int) -> None:
         try:

@@ -53,6 +53,21 @@ def is_frozen(process: ProcDir) -> bool:
     return False
 
 
+def dies_as_a_whole(process: ProcDir) -> bool:
+    """Return whether the kernel kills all of the target's cgroup (v2), not one process, when it runs out of memory.
+
+    Errors as ProcDir.read.
+    """
+    for line in process.read("cgroup").decode("utf-8", "surrogateescape").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for root in V2_ROOTS if not controllers else ():
+            for folder in _levels(root, path):
+                with contextlib.suppress(OSError, ValueError):
+                    if _number(f"{folder}/memory.oom.group"):
+                        return True
+    return False
+
+
 def cgroups_room(membership: str) -> int:
     """Return the bytes that all memory cgroups in a /proc/PID/cgroup file leave; very large without a limit."""
     room = _UNLIMITED
@@ -78,7 +93,7 @@ def _room_v2(root: str, path: str) -> int:
     room = _UNLIMITED
     for folder in _levels(root, path):
         with contextlib.suppress(OSError, ValueError):  # "max" is a ValueError: no limit here
-            maximum = _number(f"{folder}/memory.max")
+            maximum = min(_limit(f"{folder}/memory.max"), _limit(f"{folder}/memory.high"))
             current = _number(f"{folder}/memory.current")
             room = min(room, max(maximum - current + _statistic(folder, b"inactive_file "), 0))
     return room
@@ -93,6 +108,14 @@ def _room_v1(root: str, path: str) -> int:
                 current = _number(f"{folder}/memory.usage_in_bytes")
                 room = min(room, max(maximum - current + _statistic(folder, b"total_inactive_file "), 0))
     return room
+
+
+def _limit(path: str) -> int:
+    """A limit of cgroup v2; very large for "max", or where there is no such file."""
+    try:
+        return _number(path)
+    except (OSError, ValueError):
+        return _UNLIMITED
 
 
 def _number(path: str) -> int:

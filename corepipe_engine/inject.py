@@ -12,15 +12,16 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import ptrace
 from .arch import Arch, Gadgets, Injection, SafetyNet, SystemCall, ThreadState
-from .errors import DumpFailedError, ModeUnavailableError, NoSuchProcessError
+from .errors import CorepipeError, DumpFailedError, ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze, StoppedThread
 from .memory import Buffer, ProcessMemory
 from .procfs import PAGE_SIZE, ProcDir
 from .regions import Region, RegionKind
+from .watchdog import end_at_once
 
 ALL_SIGNALS = (1 << 64) - 1
 REAP_HELPER = (ALL_SIGNALS, 0, 0xA0000000, 0)
@@ -109,7 +110,8 @@ def find_room(task: ProcDir, regions: list[Region], stack_pointer: int | None, s
     """
     stack = next((region for region in regions if region.kind is RegionKind.STACK), None)
     needed = _HANDLER_ROOM_BYTES + (size + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
-    if stack is None or stack.size < needed + PAGE_SIZE or "w" not in stack.perms:
+    carried = stack is not None and not stack.flags & {"dc", "wf"}
+    if stack is None or not carried or stack.size < needed + PAGE_SIZE or "w" not in stack.perms:
         raise ModeUnavailableError("the target's main stack has no room to work in")
     room = stack.start + _HANDLER_ROOM_BYTES
     on_it = stack_pointer is not None and stack.start <= stack_pointer < stack.end
@@ -171,18 +173,25 @@ class Injector:
             if len(original) != len(self.net.image):
                 raise OSError
             self.patches = ((self.net.address, original), *self._rseq())
-            os.pwrite(self._mem_fd, self.net.image, self.net.address)
+            if os.pwrite(self._mem_fd, self.net.image, self.net.address) != len(self.net.image):
+                os.pwrite(self._mem_fd, original, self.net.address)
+                raise OSError
         except OSError as error:
             self._close()
             raise ModeUnavailableError("the target's main stack cannot be written to") from error
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.home()
-        if not self._lost:
-            with contextlib.suppress(OSError):
-                os.pwrite(self._mem_fd, self.patches[0][1], self.patches[0][0])
-        self._close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and not isinstance(error, (CorepipeError, OSError)):
+            end_at_once(f"{type(error).__name__} in the middle of a snapshot")
+        try:
+            self.home()
+            if not self._lost:
+                with contextlib.suppress(OSError):
+                    os.pwrite(self._mem_fd, self.patches[0][1], self.patches[0][0])
+            self._close()
+        except BaseException as failure:
+            end_at_once(f"{type(failure).__name__} on the way back from a snapshot")
 
     def _rseq(self) -> tuple[tuple[int, bytes], ...]:
         try:
@@ -197,13 +206,19 @@ class Injector:
             self._mem_fd = -1
 
     def home(self) -> None:
-        """Set the thread back to where it was. Its signal mask goes first: from then on the net is not needed."""
+        """Set the thread back to where it was. Its signal mask goes first: from then on the net is not needed.
+
+        Where that fails it was killed, or runs: then the net stays, and brings it home.
+        """
         if not self._away:
             return
         self._away = False
-        with contextlib.suppress(OSError):  # killed meanwhile
+        try:
             ptrace.set_signal_mask(self.tid, self._state.signals_blocked)
             ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, self._state.general)
+        except OSError:
+            self._lost = True
+            self._freeze.lose(self.tid)
 
     def call(
         self,
@@ -223,8 +238,9 @@ class Injector:
             self._state.general, self.gadgets, call, arguments, self.net.home_stack
         )
         try:
+            self._away = True
             ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, registers)
-            self._away = True  # from here on the net holds: it gives back the mask that is set next
+            # from here on the net holds: it gives back the mask that is set next
             ptrace.set_signal_mask(self.tid, mask)
             run_to_exit(self._freeze.threads[self.tid], on_clone, on_signal)
             return self.injection.result(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS))
@@ -234,7 +250,7 @@ class Injector:
             raise ModeUnavailableError(f"thread {self.tid} does not run: its cgroup may be frozen") from error
         except StuckError as error:
             self._lost, self._away = True, False
-            del self._freeze.threads[self.tid]  # it runs: it is let go by stopping it once more, and the net holds it
+            self._freeze.lose(self.tid)
             raise DumpFailedError(f"a system call inside thread {self.tid} does not end") from error
 
 
@@ -258,6 +274,16 @@ def wait_for(tid: int, seconds: float = CALL_SECONDS) -> int:
             return status
         if time.monotonic() >= deadline:
             raise StuckError(tid)
+
+
+@contextlib.contextmanager
+def sigchld_blocked() -> Iterator[None]:
+    """Outside of a freeze: SIGCHLD must be blocked where a stop is waited for."""
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 def run_to_exit(
@@ -284,6 +310,8 @@ def run_to_exit(
             continue  # a stop of the whole group begins or ends: it takes hold again at the detach
         elif number == ptrace.SYSCALL_STOP:
             seen += 1
+        elif number == signal.SIGSTOP:
+            answer = number  # its stop, and the SIGCONT that ends it, are the kernel's to keep: it holds at the detach
         elif (wanted := on_signal()) is not None:
             answer = wanted
         elif not thread.signal_number:

@@ -99,12 +99,22 @@ class MemoryReader(Protocol):
 
 
 class ProcessMemory:
-    """Reads the memory of a process, or of one of its threads when the leader has exited."""
+    """Reads the memory of a process, or of one of its threads when the leader has exited.
 
-    def __init__(self, process: ProcDir, task_id: int | None = None, vm_readv: VmReadv | None = None) -> None:
+    pinned=False reads through /proc/PID/mem alone. process_vm_readv pins the pages it reads, and to pin a page that a
+    fork shares the kernel copies it first (mm/gup.c, gup_must_unshare): a snapshot would double as it is read.
+    """
+
+    def __init__(
+        self,
+        process: ProcDir,
+        task_id: int | None = None,
+        vm_readv: VmReadv | None = None,
+        pinned: bool = True,
+    ) -> None:
         self._pid = process.pid
         self._task_id = task_id or process.task_id
-        self._vm_readv = vm_readv or _vm_readv()
+        self._vm_readv = (vm_readv or _vm_readv()) if pinned else None
         self.unreadable: list[tuple[int, int]] = []
         try:
             self._mem_fd = process.open("mem")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 _PAGE = mmap.PAGESIZE
 DELETED_SUFFIX = b" (deleted)"
-_SHMEM_PREFIXES = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero")
+SHMEM_PREFIXES = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero")
 
 
 class RegionKind(str, enum.Enum):
@@ -136,7 +136,7 @@ def classify(perms: str, inode: int, path: bytes, flags: frozenset[str]) -> Regi
     if "io" in flags or "pf" in flags:
         return RegionKind.DEVICE
     shared = "sh" in flags if flags else perms[3:4] == "s"
-    if path.startswith(b"[anon_shmem:") or (shared and path.startswith(_SHMEM_PREFIXES)):
+    if path.startswith(b"[anon_shmem:") or (shared and path.startswith(SHMEM_PREFIXES)):
         return RegionKind.SHMEM
     if inode != 0 or path.startswith(b"/"):
         return RegionKind.SHARED_FILE if shared else RegionKind.FILE

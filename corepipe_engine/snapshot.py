@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from .carried import CopiedSet, SnapshotMemory, runs_inside, select_copied
 from .copier import copy_ranges, new_buffer, populated_buffer
 from .errors import CorepipeError, ModeUnavailableError, NoSuchProcessError
 from .events import Notice, Phase
-from .fork import Fork, SnapshotProcess, check_seccomp, choose_thread, reap_inherited
+from .fork import Fork, SnapshotProcess, check_thread, choose_thread, reap_inherited
 from .freeze import Freeze
 from .headroom import own_memory_limit
 from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_of
@@ -24,12 +26,14 @@ from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes
 from .plan import DumpPlan, make_plan
 from .policy import Decision
-from .preconditions import SECCOMP_FILTER, inherits_orphans, is_copied, snapshot_refusal
+from .preconditions import inherits_orphans, is_copied, is_private_hugetlb, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
 from .regions import Region, split_at
 from .reporter import format_bytes
 
 _COPY_HEADROOM: Final = 64 << 20
+_FILE_CLOCK_NS: Final = 10_000_000
+"""How much a file's time may lag behind the clock: the kernel takes it from the last tick."""
 
 
 @dataclass(slots=True)
@@ -43,6 +47,7 @@ class _Frozen:
     store: Buffer
     unreadable: list[tuple[int, int]]
     patches: tuple[tuple[int, bytes], ...]
+    wall_clock_ns: int
 
 
 @contextlib.contextmanager
@@ -63,12 +68,14 @@ def snapshot(context: Context) -> Iterator[Captured]:
         copies: list[SnapshotProcess] = []
         try:
             with context.freeze() as freeze:
-                frozen = _take(context, freeze, task, gadgets, known, auxv, store, status.seccomp, copies.append)
+                fork, frozen = _take(context, freeze, task, gadgets, known, auxv, store, expected.live, copies.append)
                 (copy,) = copies
                 if copy.inherited and not inherits_orphans(status):
                     with contextlib.suppress(CorepipeError):  # else in a stop of its own
                         _reap_frozen(context, freeze, task, copy, gadgets)
                     raise ModeUnavailableError("the target is a subreaper and would inherit the snapshot")
+            if not fork.let_go_of_files():
+                context.notice("the snapshot shares the target's open files until it has been streamed")
             context.phase(Phase.STREAM)
             captured = _captured(context, task, copy, frozen)
             try:
@@ -102,11 +109,11 @@ def _take(
     known: _KnownMaps,
     auxv: bytes,
     store: Buffer,
-    seccomp: int,
+    known_live: frozenset[int],
     made: Callable[[SnapshotProcess], None],
-) -> _Frozen:
+) -> tuple[Fork, _Frozen]:
     """What happens inside the stop. made gets the snapshot as soon as there is one: from then on it is the caller's."""
-    arch = context.arch
+    arch, wall_clock_ns = context.arch, time.time_ns()
     states = freeze.thread_states()
     maps = task.read("maps")
     regions = known.regions_of(maps)
@@ -117,13 +124,15 @@ def _take(
     watch(context, freeze)
     context.phase(Phase.SNAPSHOT)
     fork = Fork(context, freeze, task, state, gadgets)
-    copy = fork.run(regions, states, seccomp == SECCOMP_FILTER)
+    if any(is_private_hugetlb(region) for region in regions):
+        raise ModeUnavailableError("the target mapped private huge pages (hugetlb) just now")
+    copy = fork.run(regions, states)
     made(copy)
     freeze.clock.step("fork")
     missing = _not_carried(regions, copy.folder.read("maps"), maps)
     special = [region for region in regions if is_copied(region) or region.start in missing]
     pointers = [arch.stack_pointer(thread.general) for thread in states]
-    chosen = select_copied(context, task, special, pointers)
+    chosen = select_copied(context, task, special, pointers, known_live)
     wanted = sum(chosen.reads[1::2])
     if wanted > store.size:
         if wanted > own_memory_limit() - _COPY_HEADROOM:
@@ -133,7 +142,7 @@ def _take(
     if special:
         freeze.clock.step("copied set")
     watch(context, freeze)
-    return _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patches)
+    return fork, _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patches, wall_clock_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +189,8 @@ def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _F
     """Plan from the snapshot's own smaps and page tables, and put the readers together."""
     chosen = frozen.chosen
     try:
-        plan, notes, wiped = _plan(context, copy, frozen)
-        source = ProcessMemory(copy.folder)
+        plan, notes, wiped = _plan(context, task, copy, frozen)
+        source = ProcessMemory(copy.folder, pinned=False)
     except NoSuchProcessError:
         copy.check()
         raise
@@ -200,10 +209,43 @@ def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _F
     live = tuple(
         (planned.region.start, planned.file_bytes) for planned in plan.regions if planned.region.start in chosen.live
     )
-    return Captured(plan, notes, len(frozen.states), reader, shared_live=live, check=copy.check)
+    return Captured(
+        plan,
+        notes,
+        len(frozen.states),
+        reader,
+        shared_live=live,
+        check=copy.check,
+        changed=lambda: _changed_files(plan, copy.folder, frozen.wall_clock_ns),
+    )
 
 
-def _plan(context: Context, copy: SnapshotProcess, frozen: _Frozen) -> tuple[DumpPlan, bytes, list[Region]]:
+def _changed_files(plan: DumpPlan, folder: ProcDir, since_ns: int) -> tuple[tuple[int, int], ...]:
+    """Return (address, bytes) of private file mappings in the core whose file was written to since the stop.
+
+    Pages of such a mapping that the target never wrote to are the file's, in the snapshot as in the target.
+    """
+    changed: dict[tuple[str, int], bool] = {}
+    ranges = []
+    for planned in plan.regions:
+        region = planned.region
+        if not region.file_backed or not planned.file_bytes or is_copied(region):
+            continue
+        key = (region.dev, region.inode)
+        if key not in changed:
+            try:
+                found = os.stat(f"map_files/{region.start:x}-{region.end:x}", dir_fd=folder.fd)
+                changed[key] = max(found.st_mtime_ns, found.st_ctime_ns) >= since_ns - _FILE_CLOCK_NS
+            except OSError:
+                changed[key] = False
+        if changed[key]:
+            ranges.append((region.start, planned.file_bytes))
+    return tuple(ranges)
+
+
+def _plan(
+    context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen
+) -> tuple[DumpPlan, bytes, list[Region]]:
     arch, options, chosen = context.arch, context.options, frozen.chosen
     seen = {region.start: region for region in copy.folder.regions(context.interrupts.check)}
     special = {piece.start: index for index, piece in enumerate(chosen.pieces)}
@@ -225,9 +267,14 @@ def _plan(context: Context, copy: SnapshotProcess, frozen: _Frozen) -> tuple[Dum
                 continue
             batch = _touched_between(copy.folder, pieces[first:index], decisions[first:index])
             runs.extend(batch[0])
-            sparse += [*batch[1], chosen.sparse[at]]
             decisions.append(chosen.decisions[at])
-            runs.extend(runs_inside(chosen.runs, piece))
+            if piece.start in chosen.live:
+                live_runs, (is_sparse,) = touched(task, [piece], [True])
+                runs.extend(live_runs)
+            else:
+                is_sparse = chosen.sparse[at]
+                runs.extend(runs_inside(chosen.runs, piece))
+            sparse += [*batch[1], is_sparse]
             first = index + 1
         batch = _touched_between(copy.folder, pieces[first:], decisions[first:])
         runs.extend(batch[0])
@@ -291,9 +338,7 @@ def _reap_frozen(context: Context, freeze: Freeze, task: ProcDir, copy: Snapshot
     leader = next((one for one in states if one.tid == context.process.pid), None)
     pointer = None if leader is None else arch.stack_pointer(leader.general)
     room = find_room(task, regions, pointer, injection.net_bytes(state))
-    if task.status().seccomp == SECCOMP_FILTER:
-        suspended = check_seccomp(state.tid, gadgets, injection)
-        ptrace.set_options(state.tid, ptrace.Option.TRACESYSGOOD | suspended)
+    ptrace.set_options(state.tid, ptrace.Option.TRACESYSGOOD | check_thread(freeze, state.tid, gadgets, injection))
     with Injector(freeze, task, state, gadgets, room) as injector:
         reap_inherited(injector, copy, context.process)
     copy.inherited = False

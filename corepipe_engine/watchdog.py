@@ -8,11 +8,13 @@ Source: kernel/exit.c (wait_task_zombie), fs/exec.c (de_thread), kernel/ptrace.c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from .ptrace import WALL
 
@@ -37,6 +39,17 @@ def reap_dead(tids: Iterable[int]) -> set[int]:
         except ChildProcessError:
             dead.add(tid)
     return dead
+
+
+def end_at_once(why: str) -> NoReturn:
+    """End this process now. The kernel lets every thread go that we hold, and the safety net does the rest.
+
+    For what must not happen while the target is held: the way back that needs us is then the less certain one.
+    """
+    message = f"corepipe: {why}; ending at once, so that the target runs\n"
+    with contextlib.suppress(OSError):
+        os.write(2, message.encode("utf-8", "backslashreplace"))
+    os._exit(1)
 
 
 class Watchdog:
@@ -77,6 +90,4 @@ class Watchdog:
                 continue
             overdue_since = overdue_since or time.monotonic()
             if time.monotonic() - overdue_since >= GRACE_SECONDS:
-                message = f"corepipe: {reason}, and the way back is blocked; ending at once, so that the target runs\n"
-                os.write(2, message.encode("utf-8", "backslashreplace"))
-                os._exit(1)
+                end_at_once(f"{reason}, and the way back is blocked")

@@ -48,6 +48,7 @@ class SystemCall(enum.Enum):
     WAIT4 = enum.auto()
     EXIT = enum.auto()
     SIGRETURN = enum.auto()
+    CLOSE_RANGE = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,15 +115,13 @@ class X86_64:  # noqa: N801 - the name of the machine
     injection: Injection | None = None  # set below
 
     def restart_interrupted(self, general: bytes) -> bytes | None:
-        """Back over the `syscall` instruction with the call's number in RAX."""
+        """-ERESTARTNOHAND in place of -EINTR: the kernel restarts the call, or lets a handler that runs see EINTR."""
         if general[8 * _RAX : 8 * _RAX + 8] != _EINTR_BYTES:  # most threads: asked of all of them inside the stop
             return None
         registers = list(_REGISTERS.unpack(general))
         if registers[_ORIG_RAX] not in _RESTARTABLE_CALLS:
             return None
-        registers[_RIP] -= _SYSCALL_LENGTH
-        registers[_RAX] = registers[_ORIG_RAX]
-        registers[_ORIG_RAX] = _NO_SYSCALL
+        registers[_RAX] = (1 << 64) - _ERESTARTNOHAND
         return _REGISTERS.pack(*registers)
 
     def process_notes(self, general_thread: ThreadState) -> tuple[tuple[bytes, int, bytes], ...]:
@@ -146,7 +144,13 @@ class X86_64:  # noqa: N801 - the name of the machine
 
 
 _AUDIT_ARCH_X86_64 = 0xC000003E
-_CALLS = {SystemCall.CLONE: 56, SystemCall.WAIT4: 61, SystemCall.EXIT: 60, SystemCall.SIGRETURN: 15}
+_CALLS = {
+    SystemCall.CLONE: 56,
+    SystemCall.WAIT4: 61,
+    SystemCall.EXIT: 60,
+    SystemCall.SIGRETURN: 15,
+    SystemCall.CLOSE_RANGE: 436,
+}
 _RESTART_SYSCALL = 219
 _ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND, _ERESTART_RESTARTBLOCK = 512, 513, 514, 516
 _R15, _R14, _R13, _R12, _RBP, _RBX, _R11, _R10, _R9, _R8 = range(10)

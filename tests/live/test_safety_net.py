@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from ..support import proc
 from ..support.checks import assert_counter_moves, assert_running
-from ..support.engine import REPOSITORY, environment
+from ..support.engine import REPOSITORY, corepipe_started, environment
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -35,26 +36,32 @@ def assert_as_before(target, before) -> None:
     assert len(blocked) == 1, "a thread kept another signal mask"
 
 
-def kill_at_every_point(target, first: int, step: int, mode: str = "snapshot", most: int = 1 << 30) -> int:
+def kill_at_every_point(
+    target, first: int, step: int, mode: str = "snapshot", most: int = 1 << 30, kind: str = "kill"
+) -> int:
     """Return how many points were tried, most at the most; 0 when the first lies behind the last step."""
     before = target.fingerprint()
     mask = proc.status_field(target.pid, "SigBlk")
     command = [sys.executable, str(FAULT), str(target.pid), mode, str(first), str(step)]
-    tried = 0
+    tried, expected = 0, 9 if kind == "kill" else 1 << 8  # wait statuses: SIGKILL, exit status 1
+    settings = environment({"FAULT_KIND": kind})
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=REPOSITORY, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=settings, cwd=REPOSITORY, text=True
     ) as driver:
         assert driver.stdin is not None
         assert driver.stdout is not None
         for line in driver.stdout:
             word, status, *rest = line.split()
-            assert_as_before(target, before)
+            try:
+                assert_as_before(target, before)
+            except AssertionError as error:
+                raise AssertionError(f"after step {line.strip()}") from error
             assert proc.status_field(target.pid, "SigBlk") == mask
             if word == "end":
                 assert int(status) == 0
                 assert tried >= (int(rest[0]) - first) // step - 1
                 break
-            assert int(status) == 9
+            assert int(status) == expected
             tried += 1
             if tried == most:
                 driver.stdin.close()
@@ -108,3 +115,23 @@ def test_kill_9_between_any_two_steps_leaves_a_stopped_target_stopped(spawn_targ
     assert_counter_moves(target)
     assert target.failures == 0
     eventually("no child is left", lambda: not proc.children(target.pid))
+
+
+@pytest.mark.parametrize("kind", ["registers", "sleep"])
+def test_an_error_out_of_any_step_leaves_a_right_target(spawn_target, kind):
+    """Whatever fails on the way, the thread comes home, the helper is reaped, and the snapshot is gone."""
+    target = spawn_target("checker", kind, signals="default")
+    assert kill_at_every_point(target, 1, 1 if SOAK else 2, kind="raise") > 10
+
+
+def test_a_storm_of_sigstop_and_sigcont_ends_as_its_last_signal_has_it(spawn_target, tmp_path):
+    target = spawn_target("checker", "registers", signals="default")
+    for _ in range(50 if SOAK else 8):
+        with corepipe_started(target.pid, "--mode", "snapshot", stdout=subprocess.DEVNULL) as engine:
+            while engine.poll() is None:
+                os.killpg(target.pid, signal.SIGSTOP)
+                os.killpg(target.pid, signal.SIGCONT)
+        eventually("it runs", lambda: "T" not in proc.thread_states(target.pid).values())
+        assert_running(target.pid)
+        assert_counter_moves(target)
+    assert target.failures == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..support.checks import assert_target_untouched
+from ..support.checks import assert_running, assert_target_untouched
 from ..support.cores import NT_PRSTATUS, PATTERN_START, PATTERN_STEP, Core, assert_well_formed, pattern
 from ..support.engine import run_corepipe
 from ..support.snapshots import streaming
@@ -24,7 +24,6 @@ SOAK = bool(int(os.environ.get("COREPIPE_SOAK", "0")))
 PAGE = 4096
 PRIVATE = ("private", "thp", "dontfork", "wipeonfork")
 SHARED = ("shared", "memfd", "system_v", "shm_file")
-HUGE = ("hugetlb", "hugetlb_shared")
 EVERYTHING = "ff"
 """--filter: shared mappings of files that still have a name are left out otherwise."""
 
@@ -96,11 +95,23 @@ def test_memory_that_a_fork_does_not_carry_is_as_it_was_at_the_stop(spawn_target
     assert report["bytes_written"] == report["bytes_planned"] == core.size
 
 
-def test_huge_pages_are_as_they_were_at_the_stop_and_cost_the_target_nothing(
-    spawn_target, tmp_path, shm_folder, huge_pages
-):
-    """A write to a private huge page after the fork takes another one: there is none, and nobody must feel it."""
-    names = ("private", *HUGE)
+def test_private_huge_pages_are_never_shared_with_a_copy(spawn_target, tmp_path, shm_folder, huge_pages):
+    """A write to such a page after a fork takes another one, and where there is none, the writer gets SIGBUS."""
+    target = spawn_target("kinds", shm_folder, "private", "hugetlb")
+    before = target.fingerprint()
+    outcome = run_corepipe(target.pid, "--mode", "snapshot", check=1)
+    assert "private huge pages (hugetlb)" in outcome.stderr
+    run_corepipe(target.pid, output=tmp_path / "core")
+    core = Core(tmp_path / "core")
+    for name in ("private", "hugetlb"):
+        wanted = content(target, ("private", "hugetlb"), name)
+        assert core.read(target.number(name), target.number(f"{name}_bytes")) == wanted
+    assert_running(target.pid)
+    assert target.fingerprint() == before
+
+
+def test_shared_huge_pages_are_as_they_were_at_the_stop(spawn_target, tmp_path, shm_folder, huge_pages):
+    names = ("private", "hugetlb_shared")
     target = spawn_target("kinds", shm_folder, *names)
     core, report = dump_while_it_changes(target, tmp_path)
     for name in names:

@@ -274,7 +274,7 @@ class FakeArch:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the host tells: change it before the question."""
-    told: dict[str, object] = {"room": 1 << 40, "capable": True, "frozen": False}
+    told: dict[str, object] = {"room": 1 << 40, "capable": True, "frozen": False, "dies_as_a_whole": False}
 
     def room(process: object) -> object:
         if isinstance(told["room"], Exception):
@@ -284,6 +284,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     monkeypatch.setattr(preconditions, "target_memory_limit", room)
     monkeypatch.setattr(preconditions, "has_capability", lambda number: told["capable"])
     monkeypatch.setattr(preconditions, "is_frozen", lambda process: told["frozen"])
+    monkeypatch.setattr(preconditions, "dies_as_a_whole", lambda process: told["dies_as_a_whole"])
     return told
 
 
