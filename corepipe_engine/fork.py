@@ -415,7 +415,8 @@ class Fork:
             kill_tracee(helper)
         except BaseException:
             kill_tracee(helper)
-            injector.call(SystemCall.WAIT4, (ns_pid, 0, _WALL, 0))
+            if ns_pid:
+                injector.call(SystemCall.WAIT4, (ns_pid, 0, _WALL, 0))
             raise
         if ns_pid:
             injector.call(SystemCall.WAIT4, (ns_pid, 0, _WALL, 0))
@@ -439,6 +440,8 @@ def reap_inherited(injector: Injector, snapshot: SnapshotProcess, process: ProcD
 
     A SIGCHLD does not queue: where a child of the target's own ended just now, the signal stands for both and stays.
     """
+    if not snapshot.ns_pid:  # 0 would stand for any child of the process group
+        raise DumpFailedError("the target's name for the snapshot is not known")
     alive = _living_children(process)
     snapshot.kill()
     tid = injector.tid
