@@ -28,6 +28,7 @@ class Cores:
     whole: Path
     gcore: Path
     kernel: Path
+    rseq_offset: int
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,8 @@ def cores(build_target, tmp_path_factory) -> Cores:
         run_corepipe(target.pid, "--mode", "snapshot", output=folder / "ours")
         run_corepipe(target.pid, "--mode", "buffer", "--holes", "zero", output=folder / "whole")
         end_with_kernel_core(target, folder / "kernel")
-    return Cores(program, target.pid, *(folder / name for name in ("ours", "whole", f"gcore.{target.pid}", "kernel")))
+    paths = (folder / name for name in ("ours", "whole", f"gcore.{target.pid}", "kernel"))
+    return Cores(program, target.pid, *paths, target.number("rseq_offset"))
 
 
 def end_with_kernel_core(target: Target, path: Path) -> None:

@@ -17,6 +17,7 @@ from ..support.cores import (
     NT_X86_XSTATE,
     Core,
     assert_well_formed,
+    without_rseq,
 )
 from ..support.readers import run_gdb
 
@@ -79,8 +80,9 @@ def test_segments_have_the_kernels_addresses_sizes_and_flags(whole, kernel):
                      for segment in kernel.segments]  # fmt: skip
 
 
-def test_segments_hold_the_kernels_bytes(whole, kernel):
-    """All but the leader's stack, which ran again for a moment, and pages that only the process can read (vvar)."""
+def test_segments_hold_the_kernels_bytes(cores, whole, kernel):
+    """All but the leader's stack and rseq, which ran again for a moment, and pages that only the process can read."""
+    areas = [base + cores.rseq_offset for base in whole.thread_pointers]
     stack = struct.unpack_from("<Q", whole.notes[0].data, 112 + 19 * 8)[0]
     different = []
     for ours, theirs in zip(whole.segments, kernel.segments, strict=True):
@@ -89,7 +91,9 @@ def test_segments_hold_the_kernels_bytes(whole, kernel):
         elif not ours.address <= stack < ours.address + ours.memory_bytes:
             for done in range(0, ours.file_bytes, 1 << 22):
                 size = min(1 << 22, ours.file_bytes - done)
-                assert whole.read(ours.address + done, size) == kernel.read(theirs.address + done, size)
+                address = ours.address + done
+                read = [without_rseq(core.read(address, size), address, areas) for core in (whole, kernel)]
+                assert read[0] == read[1], f"from {address:#x} on"
     assert all(segment.file_bytes == 0 and segment.memory_bytes <= 8 * 4096 for segment in different), different
     for segment in different:
         assert not any(kernel.read(segment.address, kernel.segment_at(segment.address).file_bytes))

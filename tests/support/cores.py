@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,19 +175,27 @@ def assert_well_formed(core: Core) -> None:
     assert len(set(core.thread_ids)) == len(threads) > 0
 
 
+def without_rseq(data: bytes, address: int, areas: Iterable[int]) -> bytes:
+    """Return bytes from an address on with every struct rseq in it (at the addresses of areas) blanked out.
+
+    The kernel writes the processor's number there whenever a thread runs, if only for a moment.
+    """
+    for at in (area - address for area in areas):
+        if 0 <= at < len(data):
+            data = data[:at] + bytes(min(RSEQ_BYTES, len(data) - at)) + data[at + RSEQ_BYTES :]
+    return data
+
+
 def assert_same_as_memory(core: Core, pid: int, rseq_offset: int | None = None) -> int:
     """Compare every byte in the file with /proc/PID/mem; return how many bytes were compared.
 
-    rseq_offset: of struct rseq from the thread pointer. The kernel writes the processor's number there whenever a
-    thread runs, so it is left out.
+    rseq_offset: of struct rseq from the thread pointer, to be left out.
     """
     areas = [base + rseq_offset for base in core.thread_pointers] if rseq_offset is not None else []
     compared = 0
     for address, piece in core.pieces():
         memory = proc.read_memory(pid, address, len(piece))
-        for at in (area - address for area in areas):
-            if 0 <= at < len(piece):
-                memory = memory[:at] + piece[at : at + RSEQ_BYTES] + memory[at + RSEQ_BYTES :]
+        memory, piece = without_rseq(memory, address, areas), without_rseq(piece, address, areas)
         if piece != memory:
             first = next(index for index in range(len(piece)) if piece[index] != memory[index])
             raise AssertionError(f"the core differs from the process at {address + first:#x}")
