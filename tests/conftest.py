@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from .support.tables import Tables, tell
 from .support.targets import Target, TargetBuilder, start_target
+
+__all__ = ["tell"]
 
 _PACKAGES = {
     "gcc": "gcc",
@@ -40,7 +43,14 @@ def _in_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tables", action="store_true", help="rewrite the README's tables of what works")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "tells(table, row, column): the README's cell that this test is the proof of")
+    if config.getoption("--tables"):
+        config.pluginmanager.register(Tables())
     config.addinivalue_line("markers", "needs(*programs): skip where a program is not installed; in CI that fails")
     config.addinivalue_line("markers", "live: traces other processes, which takes root")
 
