@@ -111,6 +111,8 @@ def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Repo
                 broken = _stream(context, captured, sink)
             if broken is not None:
                 raise _explain(broken, context, sink) from broken
+            for line in order.options.policy.unmatched([planned.region for planned in captured.plan.regions]):
+                context.notice(line)
             context.phase(Phase.FINISH)
             _await_sink(context, sink)
         except BaseException:

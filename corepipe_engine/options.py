@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass, field
 
 from .errors import UsageError
-from .policy import Policy, Preset, parse_selector
+from .policy import Policy, Preset, parse_selectors
 
 
 class ModeChoice(str, enum.Enum):
@@ -63,7 +63,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class _RuleAction(argparse.Action):
-    """Collects --include and --exclude in the order given; a value may hold several, comma-separated."""
+    """Collects --include and --exclude in the order given."""
 
     def __call__(
         self,
@@ -73,8 +73,7 @@ class _RuleAction(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         rules = list(getattr(namespace, "rules", None) or ())
-        for text in str(values).split(","):
-            rules.append((self.const, parse_selector(text)))
+        rules += ((self.const, selector) for selector in parse_selectors(str(values)))
         namespace.rules = rules
 
 
@@ -121,7 +120,7 @@ def add_dump_options(parser: argparse.ArgumentParser) -> None:
             dest="rules",
             default=[],
             help=f"{name[2:]} an address range START-END (hex), a kind (heap, anon, file, shmem, ...) or a path glob; "
-            "may be repeated, the last that matches wins",
+            "may be repeated, the last that matches wins; kinds and ranges may stand in a list with commas",
         )
     what.add_argument(
         "--holes",

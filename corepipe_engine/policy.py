@@ -139,6 +139,10 @@ class Selector:
         return self.start <= region.start and region.end <= self.end
 
 
+def _is_glob(text: str) -> bool:
+    return text.startswith("[") or not {"/", "*", "?"}.isdisjoint(text)
+
+
 _RANGE = re.compile(r"(?:0x)?([0-9a-fA-F]+)-(?:0x)?([0-9a-fA-F]+)")
 
 
@@ -156,7 +160,7 @@ def parse_selector(text: str) -> Selector:
         if start >= end:
             raise UsageError(f"the address range {text} is empty", "give it as START-END in hexadecimal")
         return Selector(text, start=start // mmap.PAGESIZE * mmap.PAGESIZE, end=round_up(end, mmap.PAGESIZE))
-    if "/" in text or "*" in text or "?" in text or text.startswith("["):
+    if _is_glob(text):
         pattern = fnmatch.translate(text if not text.startswith("[") else "[[]" + text[1:])
         # a byte-wise copy of the pattern: paths are bytes, and need not be valid in any encoding
         return Selector(text, glob=re.compile(pattern.encode("utf-8", "surrogateescape"), re.DOTALL))
@@ -165,6 +169,22 @@ def parse_selector(text: str) -> Selector:
         f"{text!r} names no region",
         f"use START-END (hexadecimal), a path glob such as '*/libjvm.so', or one of: {kinds}",
     )
+
+
+def parse_selectors(text: str) -> list[Selector]:
+    """Return the selectors of one option: a path glob, or kinds and ranges in a list with commas. Errors: UsageError.
+
+    A path may hold commas itself, so a glob stands alone; behind a kind or a range it would be meant as a second one.
+    """
+    words = text.split(",")
+    if _is_glob(text):
+        if len(words) > 1 and not _is_glob(words[0]):
+            raise UsageError(
+                f"{text!r} is a list with a path glob in it, and paths may hold commas",
+                "repeat the option for the glob",
+            )
+        words = [text]
+    return [parse_selector(word) for word in words]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +206,14 @@ class Policy:
             for _, selector in self.rules
             if selector.kind is None and selector.glob is None
             for address in (selector.start, selector.end)
+        ]
+
+    def unmatched(self, regions: Sequence[Region]) -> list[str]:
+        """Return a line for each rule that means none of the regions (cut at boundaries()): most likely a slip."""
+        return [
+            f"{'--include' if include else '--exclude'} {selector.text} names no mapping of the process"
+            for include, selector in self.rules
+            if not any(selector.matches(region) for region in regions)
         ]
 
     def decide(

@@ -56,13 +56,14 @@ def show_plan(pid: int, options: DumpOptions, as_json: bool, verbose: bool) -> i
     """Print the plan to standard output and return the exit status. Errors: CorepipeError."""
     with contextlib.closing(open_target(pid)) as process:
         inspection = inspect_process(process, options)
+    unmatched = options.policy.unmatched([planned.region for planned in inspection.plan.regions])
     if as_json:
         import json
 
-        json.dump(plan_record(inspection), sys.stdout, indent=1)
+        json.dump({**plan_record(inspection), "notices": unmatched}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        for line in _lines(inspection):
+        for line in [*_lines(inspection), *unmatched]:
             sys.stdout.write(line + "\n")
     sys.stdout.flush()
     return 0

@@ -84,7 +84,8 @@ def test_the_targets_coredump_filter_is_respected_and_filter_overrides_it(mappin
     [
         (("--include", "file"), {"private_file"}, set()),
         (("--include", "*/shared_file"), {"shared_file"}, set()),
-        (("--include", "shared-file,*/private_file"), {"shared_file", "private_file"}, set()),
+        (("--include", "shared-file", "--include", "*/private_file"), {"shared_file", "private_file"}, set()),
+        (("--include", "shared-file,file"), {"shared_file", "private_file"}, set()),
         (("--exclude", "shmem"), set(), {"shared", "memfd"}),
         (("--exclude", "anon"), set(), {"private", "protnone"}),
         (("--include", "file", "--exclude", "*/private_file"), set(), set()),
@@ -97,6 +98,31 @@ def test_the_targets_coredump_filter_is_respected_and_filter_overrides_it(mappin
 def test_rules_and_presets_change_the_choice_and_the_last_rule_wins(mappings, tmp_path, arguments, added, removed):
     core = dump(mappings, tmp_path / "core", *arguments)
     assert held(core, mappings, NAMES) == (DEFAULT | added) - removed
+
+
+def test_a_path_with_a_comma_is_one_path(spawn_target, tmp_path):
+    folder = tmp_path / "one,heap"
+    folder.mkdir()
+    target = spawn_target("mappings", folder)
+    core = dump(target, tmp_path / "core", "--include", f"{folder}/private_file")
+    assert held(core, target, NAMES) == DEFAULT | {"private_file"}
+    assert core.read(target.number("private_file"), SIZE) == pattern(SIZE)
+
+
+def test_a_rule_that_names_no_mapping_is_told(mappings, tmp_path):
+    report = tmp_path / "report.json"
+    rules = ("--exclude", "*/no-such-library", "--exclude", "anon", "--include", "1000-2000")
+    outcome = run_corepipe(mappings.pid, *rules, "--report", report, output=tmp_path / "core")
+    unmatched = [
+        "--exclude */no-such-library names no mapping of the process",
+        "--include 1000-2000 names no mapping of the process",
+    ]
+    assert [line for line in outcome.report(report)["notices"] if "names no" in line] == unmatched
+    assert all(line in outcome.stderr for line in unmatched)
+    run_corepipe(mappings.pid, "--plan", *rules, output=tmp_path / "plan")
+    assert (tmp_path / "plan").read_text().splitlines()[-2:] == unmatched
+    run_corepipe(mappings.pid, "--plan", "--json", *rules, output=tmp_path / "plan")
+    assert json.loads((tmp_path / "plan").read_text())["notices"] == unmatched
 
 
 def test_an_address_range_takes_pages_in_and_out(mappings, tmp_path):

@@ -30,7 +30,7 @@ def parse(arguments: list[str]) -> DumpOptions:
 selectors = st.one_of(
     st.sampled_from([kind.value for kind in RegionKind]),
     st.tuples(st.integers(0, 1 << 47), st.integers(1, 1 << 40)).map(lambda pair: f"{pair[0]:x}-{sum(pair):x}"),
-    st.text(st.characters(exclude_characters=",", exclude_categories=["Cs"]), max_size=20).map(lambda text: "/" + text),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map(lambda text: "/" + text),
 ).map(parse_selector)
 dump_options = st.builds(
     DumpOptions,
@@ -65,6 +65,21 @@ def test_rules_keep_their_order_and_may_be_comma_separated() -> None:
         (True, "/bin/*"),
         (False, "file"),
     ]
+
+
+@pytest.mark.parametrize("path", ["/srv/a,b/lib.so", "*/x,heap", "/a,/b", "[stack],x"])
+def test_a_path_may_hold_commas(path: str) -> None:
+    (rule,) = parse(["--exclude", path]).policy.rules
+    assert rule[1].glob is not None
+    assert rule[1].text == path
+
+
+@pytest.mark.parametrize("text", ["anon,/bin/*", "7f00-7f10,*/libjvm.so", "nothing,/x"])
+def test_a_path_in_a_list_is_refused_and_the_way_to_say_it_is_told(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(["--include", text])
+    assert "paths may hold commas" in caught.value.message
+    assert caught.value.hint == "repeat the option for the glob"
 
 
 def test_one_command_line_leaves_nothing_to_the_next() -> None:
