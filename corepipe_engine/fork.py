@@ -18,15 +18,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from . import ptrace
-from .arch import Gadgets, Injection, SystemCall, ThreadState
+from .arch import Gadgets, SystemCall, ThreadState
 from .capture import Context
+from .choice import EVERY_DESCRIPTOR, HELPER_FLAGS, SNAPSHOT_FLAGS, check_thread, may_close_range
 from .errors import CorepipeError, DumpFailedError, ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze, StoppedThread
 from .headroom import prefer_as_victim
 from .inject import (
     ALL_SIGNALS,
-    ENTRY_SECONDS,
-    REAP_HELPER,
     Injector,
     NotBegunError,
     StuckError,
@@ -37,25 +36,16 @@ from .inject import (
     sigchld_blocked,
     wait_for,
 )
-from .preconditions import SECCOMP_FILTER, thread_refusal
-from .procfs import ProcDir, parse_status
+from .procfs import ProcDir
+from .ptrace import WALL
 from .regions import Region
-from .seccomp import Action, FilterError, verdict
+from .registers import ThreadRegisters
 
-_CLONE_VM, _CLONE_FS, _CLONE_FILES = 0x100, 0x200, 0x400
-_HELPER_FLAGS: Final = _CLONE_VM | _CLONE_FS | _CLONE_FILES
-_SNAPSHOT_FLAGS: Final = _CLONE_FILES
-"""The descriptor table is shared at first, so that no file is opened twice; see Fork.let_go_of_files. The file system
-context is not: while it is shared, the target may not change its mount namespace, nor gain rights by exec."""
-_CLOSE_RANGE_UNSHARE: Final = 2
-_EVERY_DESCRIPTOR: Final = (0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE)
-_WALL: Final = 0x40000000
 _RETRIES: Final = 8
 _REAP_SECONDS: Final = 1.0
 _INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
 _ERESTARTNOINTR: Final = 513
 _TRACED: Final = ptrace.Option.TRACESYSGOOD | ptrace.Option.TRACECLONE
-_RESTART_BLOCK: Final = -516
 _PF_EXITING, _PF_SIGNALED = 0x4, 0x400
 _CHILD_CODES: Final = frozenset({os.CLD_KILLED, os.CLD_EXITED, os.CLD_DUMPED})
 
@@ -121,100 +111,6 @@ class SnapshotProcess:
             self._pidfd = -1
 
 
-def choose_thread(freeze: Freeze, task: ProcDir, states: list[ThreadState], injection: Injection) -> ThreadState:
-    """Return the thread to run calls in: one that loses nothing by it. Errors: ModeUnavailableError.
-
-    Not one that is about to get a signal, nor one inside a restartable sequence, which the kernel would forget about.
-    Last choice is a sleeper that only the kernel can restart: should we die, it sees one EINTR. Where all threads are
-    about to get a signal, the first is let take it, and its place in states is brought up to date.
-    """
-    chosen = _best(freeze, task, states, injection)
-    if chosen is None and _take_signal(freeze, states[0].tid):
-        states[0] = freeze.thread_state(states[0].tid)
-        chosen = _best(freeze, task, states, injection)
-    if chosen is None:
-        raise ModeUnavailableError(
-            "no thread of the target can be used: all have a signal or a restartable sequence on"
-        )
-    return chosen
-
-
-def _take_signal(freeze: Freeze, tid: int) -> bool:
-    """Let a thread go as far as the first instruction of its signal's handler; False if it is interrupted for ever."""
-    try:
-        for _ in range(_RETRIES):
-            freeze.moved(tid)
-            ptrace.interrupt(tid)
-            ptrace.resume(tid, freeze.threads[tid].signal_number)
-            status = wait_for(tid, ENTRY_SECONDS)
-            if not os.WIFSTOPPED(status):
-                raise ProcessLookupError(tid)
-            freeze.book_stop(tid, status)
-            if not freeze.threads[tid].signal_number:
-                return True
-    except ProcessLookupError as error:
-        raise NoSuchProcessError(f"process {freeze.process.pid} was killed while it stood still") from error
-    except StuckError as error:
-        freeze.lose(tid)
-        raise ModeUnavailableError(f"thread {tid} does not stop again") from error
-    return False
-
-
-def _best(freeze: Freeze, task: ProcDir, states: Sequence[ThreadState], injection: Injection) -> ThreadState | None:
-    ranked: dict[int, ThreadState] = {}
-    for state in states:
-        thread = freeze.threads.get(state.tid)
-        if thread is None or thread.signal_number:
-            continue
-        if injection.in_system_call(state.general):
-            rank = 1 if injection.result(state.general) == _RESTART_BLOCK else 0
-        elif _outside_restartable_sequence(task, state, injection):
-            rank = 0
-        else:
-            continue
-        if rank == 0:
-            return state
-        ranked.setdefault(rank, state)
-    return ranked[min(ranked)] if ranked else None
-
-
-def _outside_restartable_sequence(task: ProcDir, state: ThreadState, injection: Injection) -> bool:
-    """Whether the thread is in no rseq critical section (struct rseq and rseq_cs, include/uapi/linux/rseq.h)."""
-    try:
-        address, _ = ptrace.rseq_area(state.tid)
-    except OSError:
-        return False
-    if not address:
-        return True
-    try:
-        fd = task.open("mem")
-        try:
-            section = int.from_bytes(os.pread(fd, 8, address + 8), "little")
-            if not section:
-                return True
-            start, length = (int.from_bytes(os.pread(fd, 8, section + offset), "little") for offset in (8, 16))
-        finally:
-            os.close(fd)
-    except (OSError, OverflowError):
-        return False
-    return not start <= injection.instruction_pointer(state.general) < start + length
-
-
-def check_thread(freeze: Freeze, tid: int, gadgets: Gadgets, injection: Injection) -> ptrace.Option:
-    """Return the ptrace options that running calls in this thread needs (0 for none). Errors: ModeUnavailableError.
-
-    Filters, shadow stacks and the namespace of its children are a thread's own, not its process's.
-    """
-    process = freeze.process
-    status = parse_status(process.read(f"task/{tid}/status"))
-    reason = thread_refusal(status)
-    if reason:
-        raise ModeUnavailableError(reason)
-    if process.readlink(f"task/{tid}/ns/pid_for_children") != process.readlink(f"task/{tid}/ns/pid"):
-        raise ModeUnavailableError("the target's children would be in another pid namespace")
-    return check_seccomp(tid, gadgets, injection) if status.seccomp == SECCOMP_FILTER else ptrace.Option(0)
-
-
 def pid_seen_by(process: ProcDir, pid: int) -> int:
     """Return a process's id in the pid namespace of another, 0 if it has none there or has ended."""
     try:
@@ -224,61 +120,6 @@ def pid_seen_by(process: ProcDir, pid: int) -> int:
     except CorepipeError:
         return 0
     return ns_tgids[level - 1] if len(ns_tgids) >= level else pid
-
-
-def seccomp_programs(tid: int) -> list[bytes]:
-    """Return the filters of a stopped thread. OSError where they may not be looked into."""
-    programs: list[bytes] = []
-    while (program := ptrace.seccomp_filter(tid, len(programs))) is not None:
-        programs.append(program)
-    return programs
-
-
-def may_close_range(tid: int, gadgets: Gadgets, injection: Injection) -> bool:
-    """Return whether a thread's filters, which the snapshot inherits, let it close its descriptors."""
-    number = injection.number(SystemCall.CLOSE_RANGE)
-    address = gadgets.system_call + injection.system_call_bytes
-    try:
-        action = verdict(seccomp_programs(tid), number, injection.audit_arch, address, _EVERY_DESCRIPTOR)
-    except (OSError, FilterError) as error:
-        return isinstance(error, OSError) and error.errno == errno.EINVAL  # no filter at all
-    return action in (Action.ALLOW, Action.LOG)
-
-
-def check_seccomp(tid: int, gadgets: Gadgets, injection: Injection) -> ptrace.Option:
-    """Return the option that a thread's seccomp filters make necessary (0 for none). Errors: ModeUnavailableError.
-
-    The way home must be free without us, and no call may kill; one that is refused with an error can be let through
-    by suspending the filters, and without us fails harmlessly.
-    """
-    try:
-        programs = seccomp_programs(tid)
-    except OSError as error:
-        raise ModeUnavailableError(f"the target's seccomp filter cannot be looked into ({error.strerror})") from error
-    clone = injection.clone_arguments(_SNAPSHOT_FLAGS, 1)
-    helper = injection.clone_arguments(_HELPER_FLAGS, 1)
-    calls = (
-        (SystemCall.SIGRETURN, (), False),
-        (SystemCall.EXIT, (0,), False),
-        (SystemCall.CLONE, helper, True),
-        (SystemCall.CLONE, clone, True),
-        (SystemCall.WAIT4, (1, 0, _WALL, 0), True),
-        (SystemCall.WAIT4, REAP_HELPER, True),
-    )
-    address = gadgets.system_call + injection.system_call_bytes
-    suspend = ptrace.Option(0)
-    for call, arguments, may_fail in calls:
-        try:
-            action = verdict(programs, injection.number(call), injection.audit_arch, address, arguments)
-        except FilterError as error:
-            raise ModeUnavailableError("the target's seccomp filter cannot be understood") from error
-        if action in (Action.ALLOW, Action.LOG):
-            continue
-        if action is Action.ERRNO and may_fail:
-            suspend = ptrace.Option.SUSPEND_SECCOMP
-            continue
-        raise ModeUnavailableError(f"the target's seccomp filter forbids {call.name.lower()} ({action.name})")
-    return suspend
 
 
 class Fork:
@@ -298,10 +139,10 @@ class Fork:
         self._exit_stack = 0
         self._may_close_range = True
 
-    def run(self, regions: list[Region], states: Sequence[ThreadState]) -> SnapshotProcess:
+    def run(self, regions: list[Region], threads: Sequence[ThreadRegisters]) -> SnapshotProcess:
         """Return the snapshot. Errors: ModeUnavailableError, NoSuchProcessError, DumpFailedError."""
         tid = self._state.tid
-        leader = next((state for state in states if state.tid == self._freeze.process.pid), None)
+        leader = next((thread for thread in threads if thread.tid == self._freeze.process.pid), None)
         pointer = None if leader is None else self._context.arch.stack_pointer(leader.general)
         room = find_room(self._task, regions, pointer, self.injection.net_bytes(self._state))
         self._may_close_range = may_close_range(tid, self._gadgets, self.injection)
@@ -350,7 +191,7 @@ class Fork:
         if snapshot is None or not self._may_close_range:
             return False
         registers = injection.registers_for(
-            self._state.general, self._gadgets, SystemCall.CLOSE_RANGE, _EVERY_DESCRIPTOR, self._exit_stack
+            self._state.general, self._gadgets, SystemCall.CLOSE_RANGE, EVERY_DESCRIPTOR, self._exit_stack
         )
         try:
             ptrace.set_regset(snapshot.pid, ptrace.NT_PRSTATUS, registers)
@@ -361,7 +202,7 @@ class Fork:
             return False
 
     def _clone_helper(self, injector: Injector) -> None:
-        arguments = self.injection.clone_arguments(_HELPER_FLAGS, injector.net.exit_stack)
+        arguments = self.injection.clone_arguments(HELPER_FLAGS, injector.net.exit_stack)
 
         def born(pid: int) -> None:
             self._helper = pid
@@ -380,7 +221,7 @@ class Fork:
 
     def _fork_snapshot(self, injector: Injector) -> None:
         helper, injection = self._helper, self.injection
-        arguments = injection.clone_arguments(_SNAPSHOT_FLAGS, injector.net.exit_stack)
+        arguments = injection.clone_arguments(SNAPSHOT_FLAGS, injector.net.exit_stack)
         exit_stack = injector.net.exit_stack
         registers = injection.registers_for(self._state.general, self._gadgets, SystemCall.CLONE, arguments, exit_stack)
 
@@ -416,10 +257,10 @@ class Fork:
         except BaseException:
             kill_tracee(helper)
             if ns_pid:
-                injector.call(SystemCall.WAIT4, (ns_pid, 0, _WALL, 0))
+                injector.call(SystemCall.WAIT4, (ns_pid, 0, WALL, 0))
             raise
         if ns_pid:
-            injector.call(SystemCall.WAIT4, (ns_pid, 0, _WALL, 0))
+            injector.call(SystemCall.WAIT4, (ns_pid, 0, WALL, 0))
 
 
 def refused(result: int) -> ModeUnavailableError:
@@ -463,7 +304,7 @@ def reap_inherited(injector: Injector, snapshot: SnapshotProcess, process: ProcD
     with contextlib.suppress(OSError):
         if any(is_ours(info) for info in ptrace.pending_signals(tid, shared=True)):
             mask &= ~(1 << (signal.SIGCHLD - 1))
-    injector.call(SystemCall.WAIT4, (snapshot.ns_pid, 0, _WALL, 0), mask=mask, on_signal=answer)
+    injector.call(SystemCall.WAIT4, (snapshot.ns_pid, 0, WALL, 0), mask=mask, on_signal=answer)
 
 
 def _living_children(process: ProcDir) -> set[int]:

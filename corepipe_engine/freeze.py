@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import signal
 import time
@@ -21,6 +20,7 @@ from .arch import Arch, ThreadState
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError, StopDeadlineError
 from .permissions import explain_refusal
 from .procfs import ProcessHandle, parse_stat, parse_status
+from .registers import RegisterReader, ThreadRegisters
 from .watchdog import Watchdog, end_at_once, reap_dead
 
 STALL_SECONDS = 0.5
@@ -107,13 +107,16 @@ class Freeze:
         self._watchdog = Watchdog(lambda: tuple(self._seized), self._overdue)
         self._times: dict[int, ThreadTimes] = {}
         self._general: dict[int, bytes] = {}
+        self._reader: RegisterReader | None = None
         self._old_mask: set[int] | None = None
         self._in_namespace: bool | None = None
 
     def prepare(self) -> None:
-        """Read what is slow to read, a second or two before the freeze at the most: CPU times of all threads."""
-        for tid in self.process.tids():
+        """Do what is slow, shortly before the freeze: read CPU times of all threads, make room for their registers."""
+        tids = self.process.tids()
+        for tid in tids:
             self._read_times(tid)
+        self._reader = RegisterReader(self.arch, len(tids))
 
     def __enter__(self) -> Freeze:
         # SIGTSTP and its kin must not stop us while the target waits; SIGCHLD wakes the wait for a stop.
@@ -203,15 +206,18 @@ class Freeze:
         self._seized.clear()
         self._restore_mask()
 
-    def thread_states(self) -> list[ThreadState]:
-        """Return the state of all threads, the leader first, others by id. Errors: DumpFailedError."""
-        tids = sorted(self.threads, key=lambda tid: (tid != self.process.pid, tid))
-        states = []
-        for tid in tids:
+    def registers(self) -> list[ThreadRegisters]:
+        """Return the registers of all threads, the leader first, others by id. Errors: as thread_registers."""
+        found = []
+        for tid in sorted(self.threads, key=lambda tid: (tid != self.process.pid, tid)):
             self.check_deadline()
-            states.append(self.thread_state(tid))
+            found.append(self.thread_registers(tid))
         self.clock.step("registers")
-        return states
+        return found
+
+    def thread_states(self) -> list[ThreadState]:
+        """Return the state of all threads, in the order of registers(). Errors: as thread_registers."""
+        return [self.state(registers) for registers in self.registers()]
 
     # stopping ------------------------------------------------------------------------------------------------------
 
@@ -239,8 +245,10 @@ class Freeze:
                 raise explain_refusal(self.process) from error
             raise DumpFailedError(f"cannot attach to thread {tid}: {error.strerror}") from error
         self._seized.add(tid)
-        with contextlib.suppress(ProcessLookupError):
+        try:
             ptrace.interrupt(tid)
+        except ProcessLookupError:
+            pass
         return True
 
     def _ended(self, tid: int) -> bool:
@@ -252,13 +260,17 @@ class Freeze:
 
     def _wait(self, tid: int) -> None:
         """Wait until a seized thread has stopped or ended."""
-        begun = time.monotonic()
+        begun = 0.0
         while True:
             try:
-                status = ptrace.wait_stop(tid, self._patience())
+                # most have stopped by now, while the others were seized: the first look costs nothing
+                status = ptrace.wait_stop(tid, self._patience()) if begun else ptrace.poll_stop(tid)
             except ChildProcessError:
                 self._forget(tid)
                 return
+            if status is None and not begun:
+                begun = time.monotonic()
+                continue
             if status is None:
                 self.check_deadline()
                 self._check()
@@ -328,17 +340,15 @@ class Freeze:
 
     # reading -------------------------------------------------------------------------------------------------------
 
-    def _read_times(self, tid: int) -> ThreadTimes | None:
+    def _read_times(self, tid: int) -> None:
         try:
             stat = parse_stat(self.process.read(f"task/{tid}/stat"))
             namespace_tid = tid
             if self._namespaced:
                 namespace_tid = parse_status(self.process.read(f"task/{tid}/status")).ns_pids[-1]
         except (NoSuchProcessError, IndexError):
-            return None
-        times = ThreadTimes(namespace_tid, stat.utime_ticks, stat.stime_ticks)
-        self._times[tid] = times
-        return times
+            return
+        self._times[tid] = ThreadTimes(namespace_tid, stat.utime_ticks, stat.stime_ticks)
 
     @property
     def _namespaced(self) -> bool:
@@ -346,32 +356,41 @@ class Freeze:
             self._in_namespace = len(self.process.status().ns_pids) > 1
         return self._in_namespace
 
-    def thread_state(self, tid: int) -> ThreadState:
-        """Return the state of one thread. Errors: NoSuchProcessError, DumpFailedError."""
-        arch = self.arch
+    def thread_registers(self, tid: int) -> ThreadRegisters:
+        """Return the registers of one thread. Errors: NoSuchProcessError, DumpFailedError."""
+        if self._reader is None:
+            self._reader = RegisterReader(self.arch, len(self.threads))
         try:
-            general = ptrace.get_regset(tid, ptrace.NT_PRSTATUS)
-            regsets = arch.read_regsets(functools.partial(_regset, tid))
-            blocked = ptrace.get_signal_mask(tid)
-            pending = self._pending(tid)
+            registers = self._reader.read(tid)
+            registers.signals_blocked = ptrace.get_signal_mask(tid)
+            registers.signals_pending = self._pending(tid)
         except ProcessLookupError as error:  # SIGKILL ends even a stopped thread, and with it all others
             raise NoSuchProcessError(f"process {self.process.pid} was killed while it stood still") from error
         except (OSError, LookupError) as error:
             raise DumpFailedError(f"cannot read the registers of thread {tid}: {error}") from error
-        if len(general) != arch.general_size:
+        general = registers.general
+        if len(general) != self.arch.general_size:
             raise DumpFailedError(
-                f"thread {tid} has {len(general)} bytes of registers where {arch.name} has {arch.general_size}; "
-                "it runs code of another machine mode"
+                f"thread {tid} has {len(general)} bytes of registers where {self.arch.name} has "
+                f"{self.arch.general_size}; it runs code of another machine mode"
             )
         self._general[tid] = general
-        times = self._times.get(tid) or self._read_times(tid) or ThreadTimes(tid, 0, 0)
+        if tid not in self._times:
+            self._read_times(tid)
+        return registers
+
+    def state(self, registers: ThreadRegisters) -> ThreadState:
+        """Return what the core tells of a thread; it may run again by now."""
+        assert self._reader is not None
+        tid = registers.tid
+        times = self._times.get(tid) or ThreadTimes(tid, 0, 0)
         return ThreadState(
             tid,
             times.namespace_tid,
-            general,
-            regsets,
-            pending,
-            blocked,
+            registers.general,
+            self._reader.regsets(registers),
+            registers.signals_pending,
+            registers.signals_blocked,
             times.utime_ticks,
             times.stime_ticks,
         )
@@ -443,13 +462,3 @@ class Freeze:
         if self._old_mask is not None:
             mask, self._old_mask = self._old_mask, None
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _regset(tid: int, note_type: int) -> bytes | None:
-    """A register set, None where this machine, or this thread, has none."""
-    try:
-        return ptrace.get_regset(tid, note_type)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENODEV, errno.EIO):
-            raise
-        return None

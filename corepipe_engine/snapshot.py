@@ -14,10 +14,11 @@ from . import ptrace
 from .arch import Gadgets, ThreadState
 from .capture import Captured, Context, make_notes, watch
 from .carried import CopiedSet, SnapshotMemory, runs_inside, select_copied
+from .choice import check_thread, choose_thread
 from .copier import copy_ranges, new_buffer, populated_buffer
 from .errors import CorepipeError, ModeUnavailableError, NoSuchProcessError
 from .events import Notice, Phase
-from .fork import Fork, SnapshotProcess, check_thread, choose_thread, reap_inherited
+from .fork import Fork, SnapshotProcess, reap_inherited
 from .freeze import Freeze
 from .headroom import own_memory_limit
 from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_of
@@ -29,6 +30,7 @@ from .policy import Decision
 from .preconditions import inherits_orphans, is_copied, is_private_hugetlb, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
 from .regions import Region, split_at
+from .registers import ThreadRegisters
 from .reporter import format_bytes
 
 _COPY_HEADROOM: Final = 64 << 20
@@ -40,7 +42,7 @@ _FILE_CLOCK_NS: Final = 10_000_000
 class _Frozen:
     """What was found in the stop, to be worked on after it."""
 
-    states: list[ThreadState]
+    threads: list[ThreadRegisters]
     regions: list[Region]
     auxv: bytes
     chosen: CopiedSet
@@ -77,7 +79,8 @@ def snapshot(context: Context) -> Iterator[Captured]:
             if not fork.let_go_of_files():
                 context.notice("the snapshot shares the target's open files until it has been streamed")
             context.phase(Phase.STREAM)
-            captured = _captured(context, task, copy, frozen)
+            states = [freeze.state(thread) for thread in frozen.threads]
+            captured = _captured(context, task, copy, frozen, states)
             try:
                 yield captured
             finally:
@@ -114,24 +117,24 @@ def _take(
 ) -> tuple[Fork, _Frozen]:
     """What happens inside the stop. made gets the snapshot as soon as there is one: from then on it is the caller's."""
     arch, wall_clock_ns = context.arch, time.time_ns()
-    states = freeze.thread_states()
+    threads = freeze.registers()
     maps = task.read("maps")
     regions = known.regions_of(maps)
     injection = injection_of(arch)
     check_gadgets(task, gadgets, injection)
-    state = choose_thread(freeze, task, states, injection)
+    state = freeze.state(choose_thread(freeze, task, threads, injection))
     freeze.clock.step("maps")
     watch(context, freeze)
     context.phase(Phase.SNAPSHOT)
     fork = Fork(context, freeze, task, state, gadgets)
     if any(is_private_hugetlb(region) for region in regions):
         raise ModeUnavailableError("the target mapped private huge pages (hugetlb) just now")
-    copy = fork.run(regions, states)
+    copy = fork.run(regions, threads)
     made(copy)
     freeze.clock.step("fork")
     missing = _not_carried(regions, copy.folder.read("maps"), maps)
     special = [region for region in regions if is_copied(region) or region.start in missing]
-    pointers = [arch.stack_pointer(thread.general) for thread in states]
+    pointers = [arch.stack_pointer(thread.general) for thread in threads]
     chosen = select_copied(context, task, special, pointers, known_live)
     wanted = sum(chosen.reads[1::2])
     if wanted > store.size:
@@ -142,7 +145,7 @@ def _take(
     if special:
         freeze.clock.step("copied set")
     watch(context, freeze)
-    return fork, _Frozen(states, regions, auxv, chosen, store, unreadable, fork.patches, wall_clock_ns)
+    return fork, _Frozen(threads, regions, auxv, chosen, store, unreadable, fork.patches, wall_clock_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +188,13 @@ def _not_carried(regions: Sequence[Region], copied_maps: bytes, maps: bytes) -> 
     return {region.start for region in regions if region.start not in carried}
 
 
-def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen) -> Captured:
+def _captured(
+    context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen, states: Sequence[ThreadState]
+) -> Captured:
     """Plan from the snapshot's own smaps and page tables, and put the readers together."""
     chosen = frozen.chosen
     try:
-        plan, notes, wiped = _plan(context, task, copy, frozen)
+        plan, notes, wiped = _plan(context, task, copy, frozen, states)
         source = ProcessMemory(copy.folder, pinned=False)
     except NoSuchProcessError:
         copy.check()
@@ -212,7 +217,7 @@ def _captured(context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _F
     return Captured(
         plan,
         notes,
-        len(frozen.states),
+        len(states),
         reader,
         shared_live=live,
         check=copy.check,
@@ -244,7 +249,7 @@ def _changed_files(plan: DumpPlan, folder: ProcDir, since_ns: int) -> tuple[tupl
 
 
 def _plan(
-    context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen
+    context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen, states: Sequence[ThreadState]
 ) -> tuple[DumpPlan, bytes, list[Region]]:
     arch, options, chosen = context.arch, context.options, frozen.chosen
     seen = {region.start: region for region in copy.folder.regions(context.interrupts.check)}
@@ -253,7 +258,7 @@ def _plan(
     regions = [region if region.start in special_ends else seen.get(region.start, region) for region in frozen.regions]
     wiped = [region for region in regions if region.start not in special_ends and "wf" in region.flags]
     pieces = split_at(regions, options.policy.boundaries())
-    pointers = sorted(arch.stack_pointer(state.general) for state in frozen.states)
+    pointers = sorted(arch.stack_pointer(state.general) for state in states)
     target_filter = coredump_filter(copy.folder)
     probe = HeaderProbe(copy.folder)
     decisions, sparse = [], []
@@ -281,7 +286,7 @@ def _plan(
         sparse += batch[1]
     finally:
         probe.close()
-    notes = make_notes(context, frozen.states, frozen.auxv, frozen.regions)
+    notes = make_notes(context, states, frozen.auxv, frozen.regions)
     plan = make_plan(
         list(zip(pieces, decisions, sparse, strict=True)),
         runs,
@@ -331,11 +336,11 @@ def _reap_frozen(context: Context, freeze: Freeze, task: ProcDir, copy: Snapshot
     """End a snapshot that the frozen target is the parent of, and take it from the target."""
     arch = context.arch
     injection = injection_of(arch)
-    states = freeze.thread_states()
+    threads = freeze.registers()
     regions = parse_maps(task.read("maps"))
     check_gadgets(task, gadgets, injection)
-    state = choose_thread(freeze, task, states, injection)
-    leader = next((one for one in states if one.tid == context.process.pid), None)
+    state = freeze.state(choose_thread(freeze, task, threads, injection))
+    leader = next((one for one in threads if one.tid == context.process.pid), None)
     pointer = None if leader is None else arch.stack_pointer(leader.general)
     room = find_room(task, regions, pointer, injection.net_bytes(state))
     ptrace.set_options(state.tid, ptrace.Option.TRACESYSGOOD | check_thread(freeze, state.tid, gadgets, injection))

@@ -52,7 +52,7 @@ def run(point: int, arguments: list[str], steps_fd: int) -> None:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     fault = Fault(point)
-    ptrace.call = fault.after(ptrace.call)
+    ptrace.call, ptrace.seize = fault.after(ptrace.call), fault.after(ptrace.seize)
     os.pwrite = fault.after(os.pwrite)
     waitpid = os.waitpid
     os.waitpid = fault.after(waitpid, lambda result: result[0] != 0)
