@@ -27,6 +27,8 @@ def main_tables(record: dict[str, Any]) -> str:
         _machine(record),
         _stop_table(measured),
         _sentences(_stop_goals(measured)),
+        "Where a snapshot's stop goes, medians in ms; \"beyond\" is what the target saw beyond the engine's own clock:",
+        _step_table(measured),
         _mode_table(measured),
         _writing_table([writing.of(entry) for entry in record["writing"]]),
         _stream_table([streams.of(entry) for entry in record["streams"]]),
@@ -35,14 +37,12 @@ def main_tables(record: dict[str, Any]) -> str:
 
 
 def all_tables(record: dict[str, Any]) -> str:
-    """Everything, with where the time goes and all goals."""
+    """Everything, with all goals."""
     measured = [stops.of(entry) for entry in record["stops"]]
     flows = [streams.of(entry) for entry in record["streams"]]
     parts = [
         "# Bench",
         main_tables(record).rstrip(),
-        "Where a snapshot's stop goes, medians in ms; \"beyond\" is what the target saw beyond the engine's own clock.",
-        _step_table(measured),
         "Goals:",
         "\n".join(f"- {line}" for line in [*_fork_goals(measured), *_stop_goals(measured), *_stream_goals(flows)]),
     ]
