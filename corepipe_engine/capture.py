@@ -120,12 +120,13 @@ def read_identity(process: ProcessHandle, task: ProcDir) -> ProcessIdentity:
         cmdline=task.read("cmdline").rstrip(b"\0"),
         cutime_ticks=stat.cutime_ticks,
         cstime_ticks=stat.cstime_ticks,
+        root=task.readlink("root"),
     )
 
 
 def make_notes(context: Context, threads: Sequence[ThreadState], auxv: bytes, regions: Sequence[Region]) -> bytes:
     """Return all notes of the core."""
-    mappings = file_mappings(regions)
+    mappings = file_mappings(regions, context.identity.root)
     return build_notes(context.arch, context.identity, threads, auxv, mappings, PAGE_SIZE)
 
 

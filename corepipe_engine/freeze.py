@@ -310,8 +310,9 @@ class Freeze:
         return False
 
     def _wchan(self, tid: int) -> bytes:
+        """Return the kernel function a thread waits in, empty where the kernel does not tell (it says 0 then)."""
         try:
-            return self.process.read(f"task/{tid}/wchan")
+            return self.process.read(f"task/{tid}/wchan").removeprefix(b"0")
         except (NoSuchProcessError, NotPermittedError, DumpFailedError):
             return b""
 

@@ -278,7 +278,8 @@ def inspect_process(process: ProcessHandle, options: DumpOptions) -> Inspection:
         arch = arch_of(elf_class_of(task))
         regions = task.regions()
         tids = process.tids()
-        notes_bytes = expected_notes_bytes(arch, len(tids), len(task.read("auxv")), file_mappings(regions))
+        mappings = file_mappings(regions, task.readlink("root"))
+        notes_bytes = expected_notes_bytes(arch, len(tids), len(task.read("auxv")), mappings)
         pointers = list(current_stack_pointers(process, tids)) if options.policy.preset is Preset.STACKS else []
         plan = plan_regions(task, regions, options, notes_bytes, arch, pointers)
         mode, fallbacks = _expected_mode(task, status, arch, regions, options, plan)

@@ -25,7 +25,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """What NT_PRPSINFO and every NT_PRSTATUS tell of the process. Pids are as the target sees them; times in ticks."""
+    """What NT_PRPSINFO and every NT_PRSTATUS tell of the process. Pids are as the target sees them; times in ticks.
+
+    root: the target's root directory (chroot) as we see it; NT_FILE's paths begin there.
+    """
 
     pid: int
     ppid: int
@@ -40,6 +43,7 @@ class ProcessIdentity:
     cmdline: bytes
     cutime_ticks: int = 0
     cstime_ticks: int = 0
+    root: bytes = b"/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,18 @@ class FileMapping:
     path: bytes
 
 
-def file_mappings(regions: Iterable[Region]) -> tuple[FileMapping, ...]:
-    """Return the NT_FILE entries for the mappings that have a file."""
-    return tuple(FileMapping(r.start, r.end, r.offset, r.file_path) for r in regions if r.file_backed)
+def file_mappings(regions: Iterable[Region], root: bytes = b"/") -> tuple[FileMapping, ...]:
+    """Return the NT_FILE entries for the mappings that have a file; root is the directory that the target took for /.
+
+    What lies outside of it keeps its name, as d_path() in fs/d_path.c has it.
+    """
+    inside = root + b"/"
+    cut = len(root) if len(root) > 1 else 0
+
+    def seen(path: bytes) -> bytes:
+        return path[cut:] if cut and path.startswith(inside) else path
+
+    return tuple(FileMapping(r.start, r.end, r.offset, seen(r.file_path)) for r in regions if r.file_backed)
 
 
 def _timeval(ticks: int, word: str) -> bytes:

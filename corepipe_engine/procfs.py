@@ -188,13 +188,20 @@ class ProcessHandle(ProcDir):
         try:
             self.pidfd = os.pidfd_open(pid)
         except OSError as error:
-            self.close()
-            if error.errno in (errno.EINVAL, errno.ENOENT):  # newer kernels say ENOENT
-                raise NoSuchProcessError(
-                    f"{pid} is a thread, not a process", "ps -eLf | less   # PID, not LWP"
-                ) from error
+            try:
+                if error.errno in (errno.EINVAL, errno.ENOENT):  # newer kernels say ENOENT
+                    raise self._of_a_thread() from error
+            finally:
+                self.close()
             raise translate_error(error, pid, "pidfd") from error
         self.read("stat")  # after the pidfd: the folder and the pidfd are of the same process
+
+    def _of_a_thread(self) -> NoSuchProcessError:
+        process = self.status().tgid
+        return NoSuchProcessError(
+            f"{self.pid} is a thread of process {process}, not a process",
+            f"corepipe {process} > core   # all of its threads go in",
+        )
 
     def alive(self) -> bool:
         """Return whether the process has not ended (a zombie has)."""

@@ -18,6 +18,7 @@ __all__ = ["tell"]
 
 _PACKAGES = {
     "gcc": "gcc",
+    "musl-gcc": "musl-tools",
     "gdb": "gdb",
     "gcore": "gdb",
     "lldb": "lldb",

@@ -106,7 +106,8 @@ def test_its_own_pid_is_status_2(tmp_path):
 def test_the_id_of_a_thread_is_told_from_that_of_a_process(spawn_target, tmp_path):
     target = spawn_target("nine", 4096)
     thread = proc.tids(target.pid)[-1]
-    refused(thread, status=4, says=f"{thread} is a thread, not a process", output=tmp_path / "core")
+    said = f"{thread} is a thread of process {target.pid}, not a process\n  try: corepipe {target.pid} > core"
+    refused(thread, status=4, says=said, output=tmp_path / "core")
 
 
 @pytest.mark.needs("gdb")

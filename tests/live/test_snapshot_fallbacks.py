@@ -9,7 +9,6 @@ import re
 import resource
 import signal
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,10 @@ from ..support import proc
 from ..support.cgroups import new_cgroup
 from ..support.checks import assert_counter_moves, assert_running, assert_target_untouched
 from ..support.cores import NT_PRPSINFO, Core, assert_well_formed, pattern
+from ..support.dumps import AREA_BYTES, assert_falls_back, assert_snapshot
 from ..support.engine import assert_nothing_left, run_corepipe
 from ..support.snapshots import never_seen_in, streaming, traced_by
-from ..support.targets import Target, start_target
+from ..support.targets import Target, start_as_init, start_target
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -29,56 +29,12 @@ SOAK = bool(int(os.environ.get("COREPIPE_SOAK", "0")))
 CLONE, WAIT4, EXIT, SIGRETURN = 56, 61, 60, 15
 PR_CAPBSET_DROP, CAP_SYS_ADMIN = 24, 21
 NO_PROCESS = r"no further process \(EAGAIN\): RLIMIT_NPROC, or pids\.max"
-AREA_BYTES = 4 * 4096
-"""Every target used here has at least that much of the pattern at `area`."""
 
 
 def without_sys_admin() -> None:
     """Between fork and exec: root's next program has no CAP_SYS_ADMIN."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "PR_CAPBSET_DROP")
-
-
-def dump(target: Target, folder: Path, *arguments: object, **options):
-    """Dump, check what every dump must leave behind, and return (core, report, standard error)."""
-    before = target.fingerprint()
-    report = folder / "report.json"
-    outcome = run_corepipe(target.pid, *arguments, "--report", report, output=folder / "core", **options)
-    assert_target_untouched(target, before)
-    assert_nothing_left(outcome.pid)
-    assert "zombie" not in outcome.stderr
-    core = Core(folder / "core")
-    assert_well_formed(core)
-    if "area" in target.facts:
-        assert core.read(target.number("area"), AREA_BYTES) == pattern(AREA_BYTES)
-    return core, outcome.report(report), outcome.stderr
-
-
-def assert_snapshot(target: Target, folder: Path, **options) -> Core:
-    """`auto` takes a snapshot at once."""
-    core, report, _ = dump(target, folder, **options)
-    assert (report["mode"], report["fallbacks"]) == ("snapshot", [])
-    return core
-
-
-def assert_falls_back(target: Target, folder: Path, reason: str, **options) -> Core:
-    """`auto` says why in one line and takes buffer; `--mode snapshot` says the same and ends with 1.
-
-    reason: a regular expression.
-    """
-    core, report, errors = dump(target, folder, **options)
-    assert report["mode"] == "buffer"
-    (line,) = report["fallbacks"]
-    assert line.startswith("no snapshot: ")
-    assert re.search(reason, line)
-    assert "\n" not in line
-    assert line in errors
-    before = target.fingerprint()
-    outcome = run_corepipe(target.pid, "--mode", "snapshot", check=1, **options)
-    assert re.search(reason, outcome.stderr)
-    assert_target_untouched(target, before)
-    assert_nothing_left(outcome.pid)
-    return core
 
 
 # --- seccomp -------------------------------------------------------------------------------------------------------
@@ -240,24 +196,6 @@ def test_a_main_thread_on_another_stack(spawn_target, tmp_path):
 
 
 # --- who would inherit the snapshot --------------------------------------------------------------------------------
-
-
-@dataclass
-class InnerTarget(Target):
-    """A target that is not the process which was started, but its only child."""
-
-    inner: int = 0
-
-    @property
-    def pid(self) -> int:
-        return self.inner
-
-
-def start_as_init(command, folder: Path, **options) -> InnerTarget:
-    """Start a target as pid 1 of a pid namespace of its own."""
-    outer = start_target(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command], folder, **options)
-    (inner,) = proc.children(outer.process.pid)
-    return InnerTarget(outer.process, outer.facts, outer.state, inner)
 
 
 def assert_notices_nothing(target: Target, busy: bool) -> None:

@@ -21,8 +21,11 @@ class Cgroup:
             ("pids", 2): ("pids.max", "pids.current"),
             ("memory", 1): ("memory.limit_in_bytes", "memory.usage_in_bytes"),
             ("memory", 2): ("memory.max", "memory.current"),
+            ("cpu", 1): ("cpu.cfs_quota_us", "cpu.stat"),
+            ("cpu", 2): ("cpu.max", "cpu.stat"),
         }
         limit, usage = names[controller, version]
+        self._version = version
         self.limit_file, self.usage_file = folder / limit, folder / usage
 
     def add(self, pid: int) -> None:
@@ -34,6 +37,17 @@ class Cgroup:
 
     def limit(self, value: int) -> None:
         self.limit_file.write_text(str(value))
+
+    def limit_rate(self, share: float) -> None:
+        """Of one processor (controller cpu)."""
+        period = 100_000
+        quota = int(share * period)
+        self.limit_file.write_text(str(quota) if self._version == 1 else f"{quota} {period}")
+
+    @property
+    def times_throttled(self) -> int:
+        """How often the group had to wait for its next share."""
+        return int(dict(line.split() for line in self.usage_file.read_text().splitlines())["nr_throttled"])
 
 
 def _mounted(controller: str) -> tuple[Path, int] | None:

@@ -28,10 +28,10 @@ class TargetBuilder:
         self.folder = folder
         self._built: dict[tuple[str, ...], Path] = {}
 
-    def __call__(self, name: str, *flags: str) -> Path:
-        key = (name, *flags)
+    def __call__(self, name: str, *flags: str, compiler: str | None = None) -> Path:
+        key = (name, compiler or "", *flags)
         if key not in self._built:
-            compiler = shutil.which("gcc") or shutil.which("cc")
+            compiler = compiler or shutil.which("gcc") or shutil.which("cc")
             assert compiler, "the live tests compile their targets: apt install gcc"
             path = self.folder / f"{name}{len(self._built)}"
             path.mkdir()
@@ -176,3 +176,31 @@ def start_target(
         target.end()
         raise AssertionError(f"{command[0]} ended with {process.returncode} before it was ready")
     return target
+
+
+@dataclass
+class InnerTarget(Target):
+    """A target that is not the process which was started, but a child of it, or of its child."""
+
+    inner: int = 0
+
+    @property
+    def pid(self) -> int:
+        return self.inner
+
+
+def start_inside(
+    wrapper: Sequence[str | Path], command: Sequence[str | Path], folder: Path, depth: int = 1, **options: object
+) -> InnerTarget:
+    """Start a target through programs that run it; depth: 1 for their only child, 2 for that one's only child."""
+    outer = start_target([*wrapper, *command], folder, **options)  # type: ignore[arg-type]
+    pid = outer.process.pid
+    for _ in range(depth):
+        (pid,) = proc.children(pid)
+    return InnerTarget(outer.process, outer.facts, outer.state, pid)
+
+
+def start_as_init(command: Sequence[str | Path], folder: Path, **options: object) -> InnerTarget:
+    """Start a target as pid 1 of a pid namespace of its own."""
+    wrapper = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return start_inside(wrapper, command, folder, **options)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@
  * userfaultfd    a registered range
  * deep BYTES     the main thread stands that far down its stack
  * commit BYTES   a private mapping that nobody touches, which a fork would have to account for
+ * undumpable     prctl(PR_SET_DUMPABLE, 0)
  * socket BYTES   closes descriptor 0 at SIGUSR1, and has a large area
  */
 #include "target.h"
@@ -47,6 +48,8 @@ int main(int count, char **arguments)
     fact("area=%p\n", (void *)area);
     if (!strcmp(kind, "userfaultfd"))
         register_range(map_anonymous(16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE), 16 * PAGE);
+    if (!strcmp(kind, "undumpable") && prctl(PR_SET_DUMPABLE, 0))
+        die("dumpable");
     if (!strcmp(kind, "commit"))
         map_anonymous(number, PROT_READ | PROT_WRITE, MAP_PRIVATE);
     if (!strcmp(kind, "socket")) {

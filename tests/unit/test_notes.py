@@ -149,6 +149,15 @@ def test_nt_file_lists_mapped_files_alone() -> None:
     assert [mapping.path for mapping in file_mappings(regions)] == [b"/bin/a", b"/dev/zero (deleted)"]
 
 
+def test_nt_file_names_files_as_a_target_in_a_chroot_does() -> None:
+    paths = [b"/srv/root/bin/a", b"/srv/rootless/b", b"/lib/c", b"/srv/root/d (deleted)"]
+    regions = [region(BASE + i * PAGE, PAGE, path=path, inode=5, kind=RegionKind.FILE) for i, path in enumerate(paths)]
+    seen = [mapping.path for mapping in file_mappings(regions, b"/srv/root")]
+    assert seen == [b"/bin/a", b"/srv/rootless/b", b"/lib/c", b"/d (deleted)"]
+    for root in (b"/", b""):
+        assert [mapping.path for mapping in file_mappings(regions, root)] == paths
+
+
 def test_notes_stand_in_the_order_of_a_kernel_core() -> None:
     mappings = [FileMapping(BASE, BASE + PAGE, PAGE, b"/bin/server")]
     auxv = struct.pack("<4Q", 6, 4096, 0, 0)
