@@ -80,6 +80,17 @@ def _by_bit(bits: int, bit: FilterBit, what: str) -> Decision:
     return Decision(Extent.NONE, f"{what}: filter bit {number} is off")
 
 
+def _why_dontdump(region: Region) -> str:
+    """Who set VM_DONTDUMP: the kernel does so too, for what it maps for devices and for memory of some kinds."""
+    if "io" in region.flags:
+        return "device memory"
+    if "dp" in region.flags:
+        return "droppable memory (MAP_DROPPABLE)"
+    if "lo" in region.flags and region.path.startswith(b"/secretmem"):
+        return "secret memory (memfd_secret)"
+    return "MADV_DONTDUMP"
+
+
 def decide_as_kernel(region: Region, bits: int, is_elf: HeaderProbe) -> Decision:
     """Return what the kernel would do with the region under that coredump_filter (fs/coredump.c, vma_dump_size)."""
     if region.kind is RegionKind.VDSO:
@@ -92,7 +103,7 @@ def decide_as_kernel(region: Region, bits: int, is_elf: HeaderProbe) -> Decision
             return Decision(Extent.ALL, "vsyscall page, always dumped")
         return Decision(Extent.NONE, "vsyscall page: execute-only, cannot be read")
     if "dd" in region.flags:
-        return Decision(Extent.NONE, "MADV_DONTDUMP")
+        return Decision(Extent.NONE, _why_dontdump(region))
     if region.kind is RegionKind.HUGETLB:
         if region.shared:
             return _by_bit(bits, FilterBit.HUGETLB_SHARED, "shared huge pages")

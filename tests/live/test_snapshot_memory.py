@@ -7,7 +7,6 @@ import mmap
 import os
 import signal
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,35 +25,6 @@ PRIVATE = ("private", "thp", "dontfork", "wipeonfork")
 SHARED = ("shared", "memfd", "system_v", "shm_file")
 EVERYTHING = "ff"
 """--filter: shared mappings of files that still have a name are left out otherwise."""
-
-
-@pytest.fixture
-def shm_folder() -> Iterator[Path]:
-    """A folder in /dev/shm."""
-    folder = Path(f"/dev/shm/corepipe-test-{os.urandom(6).hex()}")
-    folder.mkdir()
-    yield folder
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
-
-
-@pytest.fixture
-def huge_pages() -> Iterator[None]:
-    """Four huge pages of 2 MiB, exactly what the target takes: none is left for a copy of one."""
-    path = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
-    if not path.exists():
-        pytest.skip("this kernel has no huge pages of 2 MiB")
-    before = int(path.read_text())
-    free = int((path.parent / "free_hugepages").read_text())
-    wanted = before + max(4 - free, 0)
-    try:
-        path.write_text(str(wanted))
-        if int(path.read_text()) < wanted:
-            pytest.skip("four huge pages cannot be had on this machine now")
-        yield
-    finally:
-        path.write_text(str(before))
 
 
 def content(target: Target, names: tuple[str, ...], name: str) -> bytes:

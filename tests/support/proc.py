@@ -105,3 +105,16 @@ def maps(pid: int) -> list[tuple[int, int, str, str]]:
         start, end = (int(word, 16) for word in fields[0].split("-"))
         found.append((start, end, fields[1], fields[5] if len(fields) > 5 else ""))
     return found
+
+
+def smaps_field(pid: int, address: int, name: str) -> str:
+    """Value of a line of /proc/PID/smaps, of the mapping that holds an address."""
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if "-" in key.split()[0]:
+            start, end = (int(word, 16) for word in key.split()[0].split("-"))
+            inside = start <= address < end
+        elif inside and key == name:
+            return value.strip()
+    raise KeyError(name)

@@ -13,6 +13,7 @@ from corepipe_engine.policy import (
     ALL_BITS,
     DEFAULT_FILTER,
     SMALL_ANONYMOUS,
+    Decision,
     Extent,
     FilterBit,
     Policy,
@@ -91,6 +92,21 @@ def test_one_page_of_each_mapped_elf_file_by_bit_4() -> None:
     unreadable = mapping(perms="---p", path=b"/bin/a", inode=1, kind=RegionKind.FILE)
     assert decide_as_kernel(unreadable, FilterBit.ELF_HEADERS, elf).extent is Extent.NONE
     assert decide_as_kernel(FILE_START, FilterBit.ELF_HEADERS | FilterBit.MAPPED_PRIVATE, elf).extent is Extent.ALL
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "reason"),
+    [
+        ("rd wr dd", b"", "MADV_DONTDUMP"),
+        ("rd wr sh dd io pf", b"anon_inode:[perf_event]", "device memory"),
+        ("rd wr wf dd dp", b"", "droppable memory (MAP_DROPPABLE)"),
+        ("rd wr sh lo dd", b"/secretmem (deleted)", "secret memory (memfd_secret)"),
+        ("rd wr sh dd", b"/secretmem", "MADV_DONTDUMP"),
+    ],
+)
+def test_what_must_not_be_dumped_is_told_apart_by_who_said_so(flags: str, path: bytes, reason: str) -> None:
+    decision = decide_as_kernel(mapping(flags=frozenset(flags.split()), path=path, anonymous=PAGE), ALL_BITS, elf)
+    assert decision == Decision(Extent.NONE, reason)
 
 
 def test_memory_that_nobody_touched_is_left_out_by_any_filter() -> None:
