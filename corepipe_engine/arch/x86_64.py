@@ -1,26 +1,30 @@
-"""x86-64: struct user_regs_struct, XSAVE state.
+"""x86-64: struct user_regs_struct, and how a call is run in a 64-bit thread.
 
-Sources: arch/x86/include/asm/user_64.h (register order), arch/x86/kernel/ptrace.c (regsets),
-arch/x86/kernel/fpu/xstate.c dump_xsave_layout_desc (XSAVE layout note), Intel SDM vol. 1 ch. 13.
+Sources: arch/x86/include/asm/user_64.h (register order), arch/x86/kernel/ptrace.c (regsets).
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import struct
 from collections.abc import Callable
 
 from ..elf import ELF64, ElfFormat, Machine, NoteType
 from .base import Gadgets, Injection, Regset, SafetyNet, SystemCall, ThreadState
-from .cpuid import cpuid, xcr0
+from .x86 import (
+    ERESTARTNOHAND,
+    FXSAVE_BYTES,
+    SYSCALL_BYTES,
+    CallPlaces,
+    expected_layout_notes,
+    fxsave_part,
+    layout_notes,
+    signal_xstate,
+    xstate_size,
+)
 
 _RAX, _ORIG_RAX, _RIP, _RSP = 10, 15, 16, 19
 _REGISTERS = struct.Struct("<27Q")
-_XSTATE_XCR0_OFFSET = 464
-_FXSAVE_STATE_BYTES = 416
-_FXSAVE_REST = bytes(512 - _FXSAVE_STATE_BYTES)
-_SYSCALL_LENGTH = 2
 _NO_SYSCALL = (1 << 64) - 1
 _EINTR_BYTES = ((1 << 64) - errno.EINTR).to_bytes(8, "little")
 
@@ -52,30 +56,6 @@ _RESTARTABLE_CALLS = frozenset(
 """Calls that fail with EINTR at a stop, having done nothing: running them again is what the caller asked for."""
 
 
-@functools.lru_cache(maxsize=1)
-def _xstate_size() -> int:
-    """Bytes of the XSAVE area for all features that the kernel enabled (CPUID leaf 0xD, EBX); 0 if unknown."""
-    try:
-        return cpuid((0xD, 0))[0][1]
-    except OSError:
-        return 0
-
-
-@functools.lru_cache(maxsize=8)
-def _xsave_layout(features_mask: int) -> bytes:
-    """Return struct x86_xfeat_component[] (type, size, offset, flags) for the extended features in the mask (XCR0)."""
-    features = [number for number in range(2, 63) if features_mask >> number & 1]
-    try:
-        leaves = cpuid(*((0xD, number) for number in features))
-    except OSError:
-        return b""
-    return b"".join(
-        struct.pack("<4I", number, size, offset, 0)  # the kernel keeps the flags for later use
-        for number, (size, offset, _, _) in zip(features, leaves, strict=True)
-        if size
-    )
-
-
 class X86_64:  # noqa: N801 - the name of the machine
     """64-bit programs on x86-64."""
 
@@ -91,17 +71,14 @@ class X86_64:  # noqa: N801 - the name of the machine
 
     def expected_regset_size(self, regset: Regset) -> int:
         """FXSAVE image is 512 bytes; the XSAVE image is what CPUID says for the features the kernel enabled."""
-        return 512 if regset.note_type == NoteType.FPREGSET else _xstate_size()
+        return FXSAVE_BYTES if regset.note_type == NoteType.FPREGSET else xstate_size()
 
     def read_regsets(self, get: Callable[[int], bytes | None]) -> tuple[tuple[Regset, bytes], ...]:
-        """One call where there is XSAVE: the FXSAVE image is its beginning, but for what the frame's software owns.
-
-        Source: arch/x86/kernel/fpu/xstate.c, __copy_xstate_to_uabi_buf (XSTATE_COPY_FX).
-        """
+        """One call where there is XSAVE: the FXSAVE image is its beginning."""
         floating, extended = self.regsets
         xstate = get(extended.note_type)
         if xstate is not None:
-            return (floating, xstate[:_FXSAVE_STATE_BYTES] + _FXSAVE_REST), (extended, xstate)
+            return (floating, fxsave_part(xstate)), (extended, xstate)
         fxsave = get(floating.note_type)
         if fxsave is None:
             raise LookupError("NT_FPREGSET")
@@ -121,26 +98,16 @@ class X86_64:  # noqa: N801 - the name of the machine
         registers = list(_REGISTERS.unpack(general))
         if registers[_ORIG_RAX] not in _RESTARTABLE_CALLS:
             return None
-        registers[_RAX] = (1 << 64) - _ERESTARTNOHAND
+        registers[_RAX] = (1 << 64) - ERESTARTNOHAND
         return _REGISTERS.pack(*registers)
 
     def process_notes(self, general_thread: ThreadState) -> tuple[tuple[bytes, int, bytes], ...]:
         """NT_X86_XSAVE_LAYOUT, where the thread has XSAVE state."""
-        for regset, data in general_thread.regsets:
-            if regset.note_type == NoteType.X86_XSTATE and len(data) >= _XSTATE_XCR0_OFFSET + 8:
-                enabled = int.from_bytes(data[_XSTATE_XCR0_OFFSET : _XSTATE_XCR0_OFFSET + 8], "little")
-                layout = _xsave_layout(enabled)
-                if layout:
-                    return ((b"LINUX", NoteType.X86_XSAVE_LAYOUT, layout),)
-        return ()
+        return layout_notes(general_thread)
 
     def expected_process_notes(self) -> tuple[tuple[bytes, int, int], ...]:
         """As process_notes, with sizes for descriptors."""
-        try:
-            layout = _xsave_layout(xcr0())
-        except OSError:
-            return ()
-        return ((b"LINUX", NoteType.X86_XSAVE_LAYOUT, len(layout)),) if layout else ()
+        return expected_layout_notes()
 
 
 _AUDIT_ARCH_X86_64 = 0xC000003E
@@ -151,8 +118,7 @@ _CALLS = {
     SystemCall.SIGRETURN: 15,
     SystemCall.CLOSE_RANGE: 436,
 }
-_RESTART_SYSCALL = 219
-_ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND, _ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+_PLACES = CallPlaces(result=_RAX, number=_ORIG_RAX, pointer=_RIP, bits=64, restart_call=219)
 _R15, _R14, _R13, _R12, _RBP, _RBX, _R11, _R10, _R9, _R8 = range(10)
 _RCX, _RDX, _RSI, _RDI = 11, 12, 13, 14
 _CS, _EFLAGS, _SS = 17, 18, 20
@@ -164,11 +130,6 @@ _FRAME_BYTES = 8 + _UCONTEXT.size
 _UC_FLAGS = 7  # UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
 _NO_ALTSTACK_CHANGE = 0x40  # no valid ss_flags: sigaltstack fails, which sigreturn ignores
 _ALL_SIGNALS = (1 << 64) - 1
-_FXSAVE_SW_OFFSET = 464
-_FP_XSTATE_MAGIC1, _FP_XSTATE_MAGIC2 = 0x46505853, 0x46505845
-_SW_BYTES = struct.Struct("<IIQI28x")
-_XSAVE_HEADER_END = 576
-_XTILE_FEATURES = 3 << 17
 
 
 def _ucontext(registers: list[int], fpstate: int, mask: int) -> bytes:
@@ -183,48 +144,6 @@ def _ucontext(registers: list[int], fpstate: int, mask: int) -> bytes:
     )  # fmt: skip
 
 
-def _restarted(registers: list[int]) -> list[int]:
-    """Return registers that restart an interrupted system call by themselves, as the kernel would have done."""
-    restarted = list(registers)
-    error = (1 << 64) - restarted[_RAX]
-    if restarted[_ORIG_RAX] == _NO_SYSCALL:
-        return restarted
-    if error in (_ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND):
-        restarted[_RIP] -= _SYSCALL_LENGTH
-        restarted[_RAX] = restarted[_ORIG_RAX]
-    elif error == _ERESTART_RESTARTBLOCK:
-        restarted[_RIP] -= _SYSCALL_LENGTH
-        restarted[_RAX] = _RESTART_SYSCALL
-    return restarted
-
-
-@functools.lru_cache(maxsize=4)
-def _feature_ends(features: int) -> int:
-    """Bytes of a standard-format XSAVE area that holds these features (XCR0 bits); 576 for FPU and SSE alone."""
-    numbers = [number for number in range(2, 63) if features >> number & 1]
-    try:
-        leaves = cpuid(*((0xD, number) for number in numbers))
-    except OSError:
-        return 0
-    return max([_XSAVE_HEADER_END, *(offset + size for size, offset, _, _ in leaves)])
-
-
-def _signal_xstate(image: bytes) -> bytes:
-    """Return an XSAVE image (NT_X86_XSTATE) as a signal frame holds it: with the software bytes and the end mark.
-
-    The tile registers of AMX are left out where the thread has none: the kernel takes no more than the thread may use.
-    Source: arch/x86/kernel/fpu/signal.c, check_xstate_in_sigframe.
-    """
-    enabled = int.from_bytes(image[_XSTATE_XCR0_OFFSET : _XSTATE_XCR0_OFFSET + 8], "little")
-    in_use = int.from_bytes(image[512:520], "little")
-    features = enabled if in_use & _XTILE_FEATURES else enabled & ~_XTILE_FEATURES
-    size = min(_feature_ends(features) or len(image), len(image))
-    state = bytearray(image[:size])
-    software = _SW_BYTES.pack(_FP_XSTATE_MAGIC1, size + 4, features, size)
-    state[_FXSAVE_SW_OFFSET : _FXSAVE_SW_OFFSET + len(software)] = software
-    return bytes(state) + struct.pack("<I", _FP_XSTATE_MAGIC2)
-
-
 class _X8664Injection:
     """64-bit calls; frames as arch/x86/include/asm/sigframe.h and uapi/asm/sigcontext.h lay them out."""
 
@@ -236,7 +155,7 @@ class _X8664Injection:
             bytes.fromhex("b80f0000000f05"),  # mov eax, 15; syscall
         ),
     )
-    system_call_bytes = _SYSCALL_LENGTH
+    system_call_bytes = SYSCALL_BYTES
 
     def number(self, call: SystemCall) -> int:
         """See Injection."""
@@ -287,7 +206,7 @@ class _X8664Injection:
         registers = list(_REGISTERS.unpack(thread.general))
         xstate = next((data for regset, data in thread.regsets if regset.note_type == NoteType.X86_XSTATE), b"")
         if xstate:
-            floating = _signal_xstate(xstate)
+            floating = signal_xstate(xstate)
         else:
             floating = next(data for regset, data in thread.regsets if regset.note_type == NoteType.FPREGSET)
         frames = address + (len(floating) + 63) // 64 * 64
@@ -297,7 +216,7 @@ class _X8664Injection:
         back = struct.pack("<Q", gadgets.sigreturn)
         image = floating + bytes(frames - address - len(floating))
         image += back + _ucontext(wait, 0, _ALL_SIGNALS)
-        image += back + _ucontext(_restarted(registers), address, thread.signals_blocked)
+        image += back + _ucontext(_PLACES.restarted(registers), address, thread.signals_blocked)
         image += back + _ucontext(leave, 0, _ALL_SIGNALS)
         return SafetyNet(address, image, reap_stack, exit_stack)
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corepipe_engine import headroom, preconditions, watchdog
-from corepipe_engine.arch import Gadgets, SystemCall, ThreadState, x86_64
+from corepipe_engine.arch import Gadgets, SystemCall, ThreadState, x86
 from corepipe_engine.arch.base import SafetyNet
 from corepipe_engine.arch.x86_64 import X86_64
 from corepipe_engine.elf import NoteType
@@ -76,9 +76,7 @@ def thread(general: bytes | None = None, image: bytes | None = None, blocked: in
 @pytest.fixture(autouse=True)
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor whose XSAVE area is XSTATE_BYTES long, 8 KiB more with AMX."""
-    monkeypatch.setattr(
-        x86_64, "_feature_ends", lambda features: XSTATE_BYTES + 8192 if features & TILES else XSTATE_BYTES
-    )
+    monkeypatch.setattr(x86, "feature_ends", lambda features: XSTATE_BYTES + 8192 if features & TILES else XSTATE_BYTES)
 
 
 def net_of(state: ThreadState, address: int = ADDRESS) -> SafetyNet:
