@@ -15,7 +15,7 @@ from .interrupts import Interrupts
 from .memory import MemoryReader
 from .notes import ProcessIdentity, build_notes, file_mappings
 from .options import DumpOptions
-from .plan import DumpPlan
+from .plan import DumpPlan, check_expressible
 from .procfs import PAGE_SIZE, ProcDir, ProcessHandle, map_id
 from .regions import Region
 from .report import Report
@@ -141,9 +141,10 @@ def plan_frozen(context: Context, freeze: Freeze, task: ProcDir) -> tuple[DumpPl
     """Return plan, notes and number of threads of a target that stands still."""
     threads = freeze.thread_states()
     regions = task.regions(lambda: watch(context, freeze))
-    notes = make_notes(context, threads, task.read("auxv"), regions)
+    notes = make_notes(context, threads, task.auxv(context.arch.elf.word.size), regions)
     pointers = [context.arch.stack_pointer(thread.general) for thread in threads]
     plan = plan_regions(task, regions, context.options, len(notes), context.arch, pointers)
+    check_expressible(plan)
     freeze.clock.step("plan")
     watch(context, freeze)
     return plan, notes, len(threads)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import __version__
-from .arch import arch_of
 from .capture import Captured, Context, read_identity
 from .errors import (
     ExitCode,
@@ -22,7 +21,7 @@ from .errors import (
     in_words,
 )
 from .events import Failed, Finished, Notice, Phase, Planned, Progress, SinkStderr, Started
-from .inspection import elf_class_of, live_task, open_target
+from .inspection import arch_of_task, live_task, open_target
 from .interrupts import Interrupts
 from .modes import captured_by_mode
 from .options import DumpOptions
@@ -94,7 +93,7 @@ def _now() -> str:
 def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Report) -> ExitCode:
     with contextlib.closing(open_target(order.pid)) as process:
         with live_task(process) as task:
-            arch = arch_of(elf_class_of(task))
+            arch = arch_of_task(task)
             identity = read_identity(process, task)
         report.comm = identity.comm.decode("utf-8", "backslashreplace")
         reporter.emit(Started(order.pid, report.comm, __version__))

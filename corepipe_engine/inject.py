@@ -24,7 +24,7 @@ from .regions import Region, RegionKind
 from .watchdog import end_at_once
 
 ALL_SIGNALS = (1 << 64) - 1
-REAP_HELPER = (ALL_SIGNALS, 0, 0xA0000000, 0)
+REAP_HELPER = (0xFFFFFFFF, 0, 0xA0000000, 0)
 """wait4(-1, 0, __WCLONE | __WNOTHREAD, 0): of a thread's own children those whose end sends no SIGCHLD."""
 CALL_SECONDS = 60.0
 """How long a call may take: the fork of a very large process takes seconds."""

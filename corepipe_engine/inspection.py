@@ -117,20 +117,23 @@ class live_task:  # noqa: N801 - used as a function
             self._opened.close()
 
 
-def elf_class_of(task: ProcDir) -> int:
-    """Return EI_CLASS of the program; from the auxiliary vector's AT_PHENT where the file cannot be read."""
+def arch_of_task(task: ProcDir) -> Arch:
+    """Return the machine of the program; by the auxiliary vector's AT_PHENT where the file cannot be read.
+
+    Errors: DumpFailedError for one that is not known.
+    """
     try:
         fd = task.open("exe")
         try:
-            header = os.read(fd, 5)
+            header = os.read(fd, 20)
         finally:
             os.close(fd)
-        if header[:4] == ELF_MAGIC and len(header) == 5:
-            return header[4]
+        if header[:4] == ELF_MAGIC and len(header) == 20:
+            return arch_of(header[4], int.from_bytes(header[18:20], "little"))
     except OSError:
         pass
     narrow = parse_auxv(task.read("auxv"), 4)
-    return ElfClass.ELF32 if narrow.get(AuxvType.PHENT) == 32 else ElfClass.ELF64
+    return arch_of(ElfClass.ELF32 if narrow.get(AuxvType.PHENT) == 32 else ElfClass.ELF64)
 
 
 def coredump_filter(task: ProcDir) -> int:
@@ -275,11 +278,11 @@ def inspect_process(process: ProcessHandle, options: DumpOptions) -> Inspection:
     """Return what a dump with these options would be now. Reads smaps, which takes seconds for hundreds of GiB."""
     with live_task(process) as task:
         status = task.status()
-        arch = arch_of(elf_class_of(task))
+        arch = arch_of_task(task)
         regions = task.regions()
         tids = process.tids()
         mappings = file_mappings(regions, task.readlink("root"))
-        notes_bytes = expected_notes_bytes(arch, len(tids), len(task.read("auxv")), mappings)
+        notes_bytes = expected_notes_bytes(arch, len(tids), len(task.auxv(arch.elf.word.size)), mappings)
         pointers = list(current_stack_pointers(process, tids)) if options.policy.preset is Preset.STACKS else []
         plan = plan_regions(task, regions, options, notes_bytes, arch, pointers)
         mode, fallbacks = _expected_mode(task, status, arch, regions, options, plan)

@@ -13,12 +13,14 @@ from typing import Final
 
 from .capture import Captured, Context, plan_frozen
 from .copier import copy_ranges, new_buffer, populated_buffer
+from .elf import ElfClass
 from .errors import CorepipeError, ModeUnavailableError
 from .events import ModeChosen, Phase
 from .headroom import own_memory_limit, prefer_as_victim
 from .inspection import inspect_process, live_task
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import ModeChoice
+from .plan import check_expressible
 from .preconditions import BUFFER_HEADROOM
 from .reporter import format_bytes
 from .snapshot import snapshot
@@ -105,6 +107,8 @@ def captured_by_mode(context: Context) -> Iterator[Captured]:
     choice = context.options.mode
     candidates = [mode for mode in MODES if choice in (ModeChoice.AUTO, mode.choice)]
     fallbacks: list[str] = []
+    if context.arch.elf.elf_class is ElfClass.ELF32:  # the others express any size
+        check_expressible(inspect_process(context.process, context.options).plan)
     with contextlib.ExitStack() as stack:
         for index, mode in enumerate(candidates):
             context.report.mode, context.report.mode_why = mode.choice.value, mode.why

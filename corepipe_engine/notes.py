@@ -20,6 +20,8 @@ SIGINFO_SIZE = 128
 _PSARGS_SIZE = 80
 _FNAME_SIZE = 16
 _STATES = "RSDTZW"
+_OVERFLOW_ID = 65534
+"""What stands for an id of more than 16 bits where there is room for no more (include/linux/highuid.h)."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -94,15 +96,15 @@ def prpsinfo(arch: Arch, process: ProcessIdentity) -> bytes:
     arguments = process.cmdline[: _PSARGS_SIZE - 1].replace(b"\0", b" ")
     state = process.state if process.state in _STATES else "."
     index = _STATES.find(state)
-    id_mask = 0xFFFFFFFF if arch.elf.word.size == 8 else 0xFFFF
+    id_max = 0xFFFFFFFF if arch.elf.word.size == 8 else 0xFFFF
     return arch.prpsinfo.pack(
         max(index, 0),
         ord(state),
         int(state == "Z"),
         process.nice,
         process.flags & arch.elf.max_address,
-        process.uid & id_mask,
-        process.gid & id_mask,
+        process.uid if process.uid <= id_max else _OVERFLOW_ID,
+        process.gid if process.gid <= id_max else _OVERFLOW_ID,
         process.pid,
         process.ppid,
         process.pgrp,

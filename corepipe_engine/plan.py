@@ -23,6 +23,7 @@ from .elf import (
     pack_phdr,
     round_up,
 )
+from .errors import DumpFailedError
 from .policy import Decision, Extent
 from .regions import Region
 
@@ -118,6 +119,29 @@ class DumpPlan:
         """Return what stands behind the last segment: the section header of PN_XNUM, or nothing."""
         headers = self.segments + 1
         return pack_extended_count(self.elf, headers) if headers >= PN_XNUM else b""
+
+
+def obstacle(plan: DumpPlan) -> DumpFailedError | None:
+    """Return the error for a core that its ELF class cannot express: ELF32 has 32 bits for offsets and addresses."""
+    end = plan.elf.max_address + 1
+    limit = f"{end >> 30} GiB"
+    if plan.starts and plan.starts[-1] + plan.memory_sizes[-1] > end:
+        return DumpFailedError(f"the process has memory at {plan.starts[-1]:#x}, and its kind of core ends at {limit}")
+    if plan.total_bytes > end:
+        largest = sorted(plan.regions, key=lambda planned: planned.file_bytes)[-3:]
+        ranges = " ".join(f"--exclude {planned.region.start:x}-{planned.region.end:x}" for planned in largest[::-1])
+        return DumpFailedError(
+            f"the core would have {plan.total_bytes} bytes, and its kind cannot be larger than {limit}",
+            f"leave something out: --preset stacks, or the largest regions: {ranges}",
+        )
+    return None
+
+
+def check_expressible(plan: DumpPlan) -> None:
+    """Raise the obstacle, if there is one. Errors: DumpFailedError."""
+    error = obstacle(plan)
+    if error is not None:
+        raise error
 
 
 def core_size(elf: ElfFormat, page_size: int, segments: int, notes_bytes: int, data_bytes: int) -> int:

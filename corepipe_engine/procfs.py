@@ -152,6 +152,10 @@ class ProcDir:
         except OSError as error:
             raise translate_error(error, self.pid, "task") from error
 
+    def auxv(self, word_size: int) -> bytes:
+        """Return the raw auxiliary vector of a program with words of that many bytes, as it stands in a core."""
+        return cut_auxv(self.read("auxv"), word_size)
+
     def status(self) -> TaskStatus:
         """Return the parsed status file."""
         return parse_status(self.read("status"))
@@ -383,6 +387,18 @@ def parse_auxv(raw: bytes, word_size: int) -> dict[int, int]:
             break
         entries[kind] = int.from_bytes(raw[position + word_size : position + step], "little")
     return entries
+
+
+def cut_auxv(raw: bytes, word_size: int) -> bytes:
+    """Return the auxiliary vector up to its AT_NULL, which /proc counts in words of the kernel's own size.
+
+    Source: fs/proc/base.c auxv_read, fs/binfmt_elf.c fill_auxv_note.
+    """
+    step = 2 * word_size
+    for position in range(0, len(raw) - step + 1, step):
+        if not any(raw[position : position + word_size]):
+            return raw[: position + step]
+    return raw
 
 
 def mem_available() -> int:

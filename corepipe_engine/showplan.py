@@ -8,7 +8,7 @@ from typing import Any
 
 from .inspection import Inspection, inspect_process, open_target
 from .options import DumpOptions
-from .plan import PlannedRegion
+from .plan import PlannedRegion, obstacle
 from .report import omitted_by_reason
 from .reporter import format_bytes, printable
 
@@ -29,6 +29,7 @@ def plan_record(inspection: Inspection) -> dict[str, Any]:
         "core_bytes": inspection.core_bytes,
         "segments": plan.segments,
         "holes_bytes": plan.hole_bytes,
+        "obstacle": error.message if (error := obstacle(plan)) else "",
         "omitted": omitted_by_reason(plan),
         "regions": [_region_record(planned) for planned in plan.regions],
     }
@@ -87,6 +88,8 @@ def _lines(inspection: Inspection) -> list[str]:
         f"{included} of {len(plan.regions)} regions, core {inspection.core_bytes} bytes "
         f"({format_bytes(inspection.core_bytes)}), {format_bytes(plan.hole_bytes)} never touched and left out"
     )
+    if error := obstacle(plan):
+        lines += [f"not possible: {error.message}", error.hint]
     lines += inspection.fallbacks
     lines.append(
         f"{inspection.threads} threads, stop about {inspection.stop_seconds * 1000:.0f} ms ({inspection.mode})"

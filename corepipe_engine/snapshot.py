@@ -25,7 +25,7 @@ from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_
 from .inspection import HeaderProbe, coredump_filter, live_task, touched
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes
-from .plan import DumpPlan, make_plan
+from .plan import DumpPlan, check_expressible, make_plan
 from .policy import Decision
 from .preconditions import inherits_orphans, is_copied, is_private_hugetlb, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
@@ -63,7 +63,7 @@ def snapshot(context: Context) -> Iterator[Captured]:
         if reason:
             raise ModeUnavailableError(reason)
         gadgets = find_gadgets(task, before, injection_of(context.arch))
-        auxv = task.read("auxv")
+        auxv = task.auxv(context.arch.elf.word.size)
         known = _KnownMaps.of(task.read("maps"), before)
         expected = select_copied(context, task, [region for region in before if is_copied(region)], ())
         store = _store_for(expected)
@@ -195,6 +195,7 @@ def _captured(
     chosen = frozen.chosen
     try:
         plan, notes, wiped = _plan(context, task, copy, frozen, states)
+        check_expressible(plan)
         source = ProcessMemory(copy.folder, pinned=False)
     except NoSuchProcessError:
         copy.check()

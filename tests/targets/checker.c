@@ -1,6 +1,6 @@
 /* checker KIND: a main thread that checks itself while it is copied; the main thread is the one calls are run in.
  *
- * registers  spins with a pattern in general, AVX and SSE control registers, and compares them
+ * registers  spins with a pattern in general, AVX and SSE control registers (i386: x87 and fs), and compares them
  * sleep      sleeps again and again, and checks that no sleep is short
  * epoll      waits in epoll_wait without handlers; a return is a failure, one EINTR a round is told apart
  * altstack   spins inside a signal handler on a small alternative stack between two canaries
@@ -10,6 +10,7 @@
 #include "target.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <sys/epoll.h>
 #include <ucontext.h>
 
@@ -21,11 +22,17 @@ static void fail(const char *what)
     fprintf(stderr, "checker: %s\n", what);
 }
 
+static __thread volatile uint64_t rounds;
+
 static void beat(void)
 {
+    static uint64_t known; /* one thread beats */
+    if (rounds++ != known++)
+        fail("thread-local storage changed");
     __atomic_fetch_add(&state->counter, 1, __ATOMIC_RELAXED);
 }
 
+#ifdef __x86_64__
 struct image {
     uint64_t general[6];
     uint64_t vectors[16][4];
@@ -63,6 +70,66 @@ __attribute__((noinline)) static void hold_in_registers(const struct image *in, 
           "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
+#else /* i386: x87 too, with five of its eight registers in use, and a segment register */
+struct image {
+    uint64_t vectors[8][4];
+    uint8_t floats[5][10];
+    uint16_t control;
+    uint32_t mxcsr;
+    uint32_t environment[7];
+    uint32_t general[5];
+    uint32_t segment, pad[5];
+} __attribute__((aligned(64)));
+_Static_assert(sizeof(struct image) == 384 && offsetof(struct image, segment) == 360, "offsets below");
+
+__attribute__((noinline)) static void hold_pair_in_registers(struct image pair[2])
+{
+    __asm__ volatile(
+        "push %%ebp\n"
+        "ldmxcsr 308(%[pair])\n fldcw 306(%[pair])\n"
+        "vmovdqu 0(%[pair]), %%ymm0\n vmovdqu 32(%[pair]), %%ymm1\n vmovdqu 64(%[pair]), %%ymm2\n"
+        "vmovdqu 96(%[pair]), %%ymm3\n vmovdqu 128(%[pair]), %%ymm4\n vmovdqu 160(%[pair]), %%ymm5\n"
+        "vmovdqu 192(%[pair]), %%ymm6\n vmovdqu 224(%[pair]), %%ymm7\n"
+        "fldt 296(%[pair])\n fldt 286(%[pair])\n fldt 276(%[pair])\n fldt 266(%[pair])\n fldt 256(%[pair])\n"
+        "fnstenv 312(%[pair])\n"
+        "movl 360(%[pair]), %%edx\n movw %%dx, %%fs\n"
+        "movl 340(%[pair]), %%ebx\n movl 344(%[pair]), %%edx\n movl 348(%[pair]), %%esi\n"
+        "movl 352(%[pair]), %%edi\n movl 356(%[pair]), %%ebp\n"
+        "movl $300000, %%ecx\n"
+        "1: decl %%ecx\n jnz 1b\n"
+        "movl %%ebx, 724(%[pair])\n movl %%edx, 728(%[pair])\n movl %%esi, 732(%[pair])\n"
+        "movl %%edi, 736(%[pair])\n movl %%ebp, 740(%[pair])\n"
+        "movl %%fs, %%edx\n movl %%edx, 744(%[pair])\n"
+        "vmovdqu %%ymm0, 384(%[pair])\n vmovdqu %%ymm1, 416(%[pair])\n vmovdqu %%ymm2, 448(%[pair])\n"
+        "vmovdqu %%ymm3, 480(%[pair])\n vmovdqu %%ymm4, 512(%[pair])\n vmovdqu %%ymm5, 544(%[pair])\n"
+        "vmovdqu %%ymm6, 576(%[pair])\n vmovdqu %%ymm7, 608(%[pair])\n"
+        "fnstenv 696(%[pair])\n"
+        "fstpt 640(%[pair])\n fstpt 650(%[pair])\n fstpt 660(%[pair])\n fstpt 670(%[pair])\n fstpt 680(%[pair])\n"
+        "fnstcw 690(%[pair])\n stmxcsr 692(%[pair])\n"
+        "vzeroupper\n"
+        "pop %%ebp\n"
+        :
+        : [pair] "a"(pair)
+        : "memory", "cc", "ebx", "ecx", "edx", "esi", "edi", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)",
+          "st(6)", "st(7)"); /* the compiler itself uses no vectors here */
+}
+
+static void hold_in_registers(struct image *in, struct image *out)
+{
+    static const uint16_t plain = 0x37f, user_ds = 0x2b;
+    struct image pair[2] = {*in, *out};
+    pair[0].control = plain | (in->mxcsr >> 13 & 3) << 10; /* rounding mode */
+    pair[0].segment = user_ds;
+    hold_pair_in_registers(pair);
+    for (int i = 3; i < 7; i++) /* the last instruction and operand: not all of it survives a change of tasks */
+        pair[0].environment[i] = pair[1].environment[i] = 0;
+    memset(pair[1].pad, 0, sizeof pair[1].pad);
+    *in = pair[0];
+    *out = pair[1];
+    __asm__ volatile("fldcw %0" : : "m"(plain));
+}
+#endif
+
 static void check_registers(uint64_t round)
 {
     static const uint32_t plain = 0x1f80;
@@ -74,7 +141,7 @@ static void check_registers(uint64_t round)
     in.mxcsr = plain | (uint32_t)(round % 4) << 13; /* rounding mode */
     memset(in.pad, 0, sizeof in.pad);
     hold_in_registers(&in, &out);
-    out.pad[0] = out.pad[1] = out.pad[2] = 0;
+    memset(out.pad, 0, sizeof out.pad);
     in.mxcsr &= ~0x3fU, out.mxcsr &= ~0x3fU;
     if (memcmp(&in, &out, sizeof in))
         fail("registers changed");

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from corepipe_engine.arch import ARCHES, Arch, arch_of
-from corepipe_engine.elf import ElfClass
+from corepipe_engine.elf import ElfClass, Machine
 from corepipe_engine.errors import DumpFailedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,10 +146,15 @@ def test_every_machine_has_the_whole_protocol(arch: Arch, member: str) -> None:
 def test_machines_are_told_by_name_and_class() -> None:
     identities = [(arch.name, arch.machine, arch.elf.elf_class) for arch in ARCHES]
     assert len({name for name, _, _ in identities}) == len(ARCHES)
-    assert arch_of(ElfClass.ELF64, "x86_64").name == "x86_64"
-    assert arch_of(ElfClass.ELF64, "amd64").name == "x86_64"
+    for host in ("x86_64", "amd64"):
+        for machine in (0, Machine.X86_64):
+            assert arch_of(ElfClass.ELF64, machine, host).name == "x86_64"
+        for machine in (0, Machine.I386):
+            assert arch_of(ElfClass.ELF32, machine, host).name == "i386"
 
 
 def test_a_machine_that_is_not_known_is_refused_in_words() -> None:
     with pytest.raises(DumpFailedError, match="64-bit programs on riscv64 are not supported"):
-        arch_of(ElfClass.ELF64, "riscv64")
+        arch_of(ElfClass.ELF64, host="riscv64")
+    with pytest.raises(DumpFailedError, match=r"32-bit programs \(the x32 ABI\) on x86_64 are not supported"):
+        arch_of(ElfClass.ELF32, Machine.X86_64, "x86_64")
