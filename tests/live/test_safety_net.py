@@ -13,6 +13,7 @@ import pytest
 from ..support import proc
 from ..support.checks import assert_counter_moves, assert_running
 from ..support.engine import REPOSITORY, corepipe_started, environment
+from ..support.targets import spawn_extended
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -90,6 +91,14 @@ def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target(spawn_
         target = spawn_target("checker", kind, signals="default")
         step = 1 if SOAK or kind in ("registers", "sleep") else 71 if kind == "many" else 3
         assert kill_at_every_point(target, 1, step) > 10
+        target.end()
+
+
+@pytest.mark.parametrize("kind", ["tiles", "vectors"])
+def test_kill_9_between_any_two_steps_of_a_snapshot_keeps_amx_tiles_and_avx_512_registers(spawn_target, kind):
+    for _ in range(max(SOAK, 1)):
+        target = spawn_extended(spawn_target, kind)
+        assert kill_at_every_point(target, 1, 1 if SOAK else 2) > 10
         target.end()
 
 

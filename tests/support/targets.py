@@ -8,10 +8,12 @@ import shutil
 import signal
 import struct
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+
+import pytest
 
 from . import proc
 from .waiting import eventually
@@ -204,3 +206,13 @@ def start_as_init(command: Sequence[str | Path], folder: Path, **options: object
     """Start a target as pid 1 of a pid namespace of its own."""
     wrapper = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     return start_inside(wrapper, command, folder, **options)  # type: ignore[arg-type]
+
+
+def spawn_extended(spawn_target: Callable[..., Target], kind: str) -> Target:
+    """Start targets/extended.c; skips the test where the machine, or its kernel, lacks the registers."""
+    try:
+        return spawn_target("extended", kind, signals="default")
+    except AssertionError as error:
+        if "ended with 77" in str(error):
+            pytest.skip(f"this machine has no such registers ({kind})")
+        raise

@@ -103,6 +103,7 @@ static void keep_vectors(void)
     if (!has(7, 'b', 16) || !has(7, 'b', 30))
         exit(LACKING);
     fill_pattern(&in, sizeof in);
+    target_ready(); /* before: the C library uses these registers itself */
     __asm__ volatile(".irp r,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
                      "vmovdqu64 (\\r-16)*64(%0), %%zmm\\r\n"
                      ".endr\n"
@@ -112,7 +113,6 @@ static void keep_vectors(void)
                      :
                      : "r"(&in)
                      : "memory");
-    target_ready();
     for (;;) {
         spin();
         __asm__ volatile(".irp r,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"

@@ -1,0 +1,103 @@
+"""No signal is lost, doubled or put out of order by a dump, and the core tells which were pending."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import struct
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from ..support import proc
+from ..support.checks import assert_counter_moves, assert_running
+from ..support.cores import NT_PRSTATUS, Core, assert_well_formed
+from ..support.dumps import dump, in_both_modes
+from ..support.engine import run_corepipe
+from ..support.waiting import eventually
+
+pytestmark = pytest.mark.live
+SOAK = bool(int(os.environ.get("COREPIPE_SOAK", "0")))
+DUMPS = 200 if SOAK else 5
+QUEUED = 40
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sigqueue.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64)
+
+
+def masks_of(pid: int) -> dict[int, tuple[int, int]]:
+    """Thread id -> (pending for the thread itself, blocked)."""
+    return {
+        tid: (int(proc.status_field(pid, "SigPnd", tid), 16), int(proc.status_field(pid, "SigBlk", tid), 16))
+        for tid in proc.tids(pid)
+    }
+
+
+@in_both_modes("signals pending, blocked, queued with values")
+def test_what_is_pending_is_in_the_core_and_arrives_once_and_in_order_afterwards(spawn_target, tmp_path, mode):
+    target = spawn_target("signals", "pending")
+    masks = masks_of(target.pid)
+    to_thread, to_process = target.number("to_thread"), target.number("to_process")
+    both = 1 << (signal.SIGUSR2 - 1) | 1 << (to_thread - 1)
+    assert all(pending == both == blocked & both for pending, blocked in masks.values())
+    for _ in range(3):
+        core, report, _ = dump(target, tmp_path, "--mode", mode)
+        assert report["mode"] == mode
+        told = {tid: struct.unpack_from("<2Q", note.data, 16)
+                for tid, note in zip(core.thread_ids, core.notes_of(NT_PRSTATUS), strict=True)}  # fmt: skip
+        assert told == masks
+        assert masks_of(target.pid) == masks
+        assert target.signals == {}
+    os.kill(target.pid, signal.SIGTERM)
+    wanted = {
+        signal.SIGUSR1: 1,
+        signal.SIGUSR2: 2,
+        signal.SIGTERM: 1,
+        to_process: QUEUED,
+        to_thread: 2 * QUEUED,
+    }
+    eventually("every signal has arrived", lambda: sum(target.signals.values()) >= sum(wanted.values()))
+    assert target.signals == wanted
+    assert target.failures == 0
+
+
+@contextlib.contextmanager
+def sending(pid: int, number: int) -> Iterator[list[int]]:
+    """Queue the signal with values 1, 2, 3 ... all the time; the list holds how many were sent at the end."""
+    over, sent = threading.Event(), [0]
+
+    def send() -> None:
+        while not over.is_set():
+            if not _libc.sigqueue(pid, number, sent[0] + 1):
+                sent[0] += 1
+            elif ctypes.get_errno() != errno.EAGAIN:  # its queue is full while it stands still
+                return
+            over.wait(0.0002)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        thread.join()
+
+
+@in_both_modes("queued signals that come in at any time")
+def test_signals_that_come_at_any_time_arrive_once_and_in_order(spawn_target, tmp_path, mode, tell):
+    target = spawn_target("signals", "storm")
+    storm = target.number("storm")
+    with sending(target.pid, storm) as sent:
+        for _ in range(DUMPS):
+            run_corepipe(target.pid, "--mode", mode, output=tmp_path / "core")
+            core = Core(tmp_path / "core")
+            assert_well_formed(core)
+            assert_running(target.pid)
+    assert sent[0] > 0
+    eventually("the last one has arrived", lambda: target.signals.get(storm, 0) >= sent[0])
+    assert target.signals == {storm: sent[0]}
+    assert target.failures == 0
+    assert_counter_moves(target)
