@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from .capture import Context
-from .inspection import coredump_filter, touched
+from .inspection import HeaderProbe, coredump_filter, touched
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes, Shared
 from .plan import DumpPlan, make_plan
@@ -51,9 +52,8 @@ def select_copied(
         return chosen
     target_filter = coredump_filter(task)
     pointers = sorted(stack_pointers)
-    chosen.decisions = [
-        options.policy.decide(piece, target_filter, lambda region: False, pointers) for piece in chosen.pieces
-    ]
+    with contextlib.closing(HeaderProbe(task)) as probe:  # a memory file counts as executable
+        chosen.decisions = [options.policy.decide(piece, target_filter, probe, pointers) for piece in chosen.pieces]
     shared = frozenset(
         piece.start
         for piece, decision in zip(chosen.pieces, chosen.decisions, strict=True)

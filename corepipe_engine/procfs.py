@@ -10,7 +10,7 @@ import os
 import re
 import select
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError
 from .regions import Region, classify
@@ -181,7 +181,18 @@ class ProcDir:
             raise translate_error(error, self.pid, "smaps") from error
         finally:
             os.close(fd)
-        return regions or parse_maps(self.read("maps"))
+        return self._with_links(regions or parse_maps(self.read("maps")))
+
+    def _with_links(self, regions: list[Region]) -> list[Region]:
+        """Note how many names the files of shared mappings have, as far as that may be asked (map_files, as root)."""
+        for index, region in enumerate(regions):
+            if region.shared and region.file_backed:
+                try:
+                    found = os.stat(f"map_files/{region.start:x}-{region.end:x}", dir_fd=self.fd)
+                except OSError:
+                    continue
+                regions[index] = replace(region, links=found.st_nlink)
+        return regions
 
 
 class ProcessHandle(ProcDir):

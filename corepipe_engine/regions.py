@@ -40,7 +40,8 @@ class Region:
     """One mapping (VMA), or a piece of one that `--include`/`--exclude` cut out.
 
     start, end, offset, rss, anonymous, swap and hugetlb are bytes; path is as in /proc/PID/maps (raw bytes);
-    flags are the two-letter VmFlags of /proc/PID/smaps, empty where smaps could not be had.
+    flags are the two-letter VmFlags of /proc/PID/smaps, empty where smaps could not be had; links is the number of
+    names that the file of a shared mapping has (st_nlink), -1 where that is not known.
     """
 
     start: int
@@ -56,6 +57,7 @@ class Region:
     anonymous: int = 0
     swap: int = 0
     hugetlb: int = 0
+    links: int = -1
 
     @property
     def size(self) -> int:
@@ -83,8 +85,11 @@ class Region:
 
     @property
     def deleted(self) -> bool:
-        """True where the file has no name left."""
-        return self.path.endswith(DELETED_SUFFIX)
+        """True where the file has no name left.
+
+        The path tells of the one by which it was opened: the file may have others, or that may be its name.
+        """
+        return self.links == 0 if self.links >= 0 else self.path.endswith(DELETED_SUFFIX)
 
     @property
     def file_path(self) -> bytes:

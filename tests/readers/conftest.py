@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import shutil
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ..support.engine import run_corepipe
+from ..support.kernel_core import end_with_kernel_core
 from ..support.readers import run_reader
-from ..support.targets import Target, start_target
-
-CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
+from ..support.targets import start_target
 
 
 @dataclass(frozen=True)
@@ -47,27 +43,6 @@ def cores(build_target, tmp_path_factory) -> Cores:
         end_with_kernel_core(target, folder / "kernel")
     paths = (folder / name for name in ("ours", "whole", f"gcore.{target.pid}", "kernel"))
     return Cores(program, target.pid, *paths, target.number("rseq_offset"))
-
-
-def end_with_kernel_core(target: Target, path: Path) -> None:
-    """Abort a stopped target so that the kernel writes its core to path; core_pattern is as before afterwards.
-
-    Where core_pattern cannot be set, as in most containers, there is no core.
-    """
-    pattern = CORE_PATTERN.read_text()
-    try:
-        CORE_PATTERN.write_text(f"{path}.%p")
-    except OSError:
-        return
-    try:
-        resource.prlimit(target.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        os.kill(target.pid, signal.SIGABRT)
-        os.kill(target.pid, signal.SIGCONT)
-        assert target.process.wait() == -signal.SIGABRT
-    finally:
-        CORE_PATTERN.write_text(pattern)
-    (found,) = path.parent.glob(f"{path.name}.*")
-    found.rename(path)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -105,3 +106,11 @@ def test_cutting_changes_boundaries_and_nothing_else(layout: list[tuple[int, int
     edges = {edge for whole in regions for edge in (whole.start, whole.end)}
     assert all(b.start in edges or b.start in boundaries for _, b in itertools.pairwise(pieces))
     assert split_at(regions, []) == regions
+
+
+def test_a_file_is_deleted_when_it_has_no_name_left_whatever_its_path_says() -> None:
+    named = region(BASE, PAGE, path=b"/tmp/a", inode=5, kind=RegionKind.SHARED_FILE)
+    gone = replace(named, path=b"/tmp/a (deleted)")
+    assert (named.deleted, gone.deleted) == (False, True)
+    assert not replace(gone, links=1).deleted, "it has another link, or this is its name"
+    assert replace(gone, links=0).deleted
