@@ -16,7 +16,7 @@ from .plan import DumpPlan, make_plan
 from .policy import Decision
 from .preconditions import SHARED_BUDGET, may_be_live
 from .procfs import PAGE_SIZE, ProcDir
-from .regions import Region, split_at
+from .regions import Region, copied_on_write, split_at
 
 
 @dataclass(slots=True)
@@ -32,6 +32,14 @@ class CopiedSet:
     runs: array[int] = field(default_factory=lambda: array("Q"))
     live: frozenset[int] = frozenset()
     reads: array[int] = field(default_factory=lambda: array("Q"))
+
+    @property
+    def forked(self) -> array[int]:
+        """Start, end, ... of the pieces that have private pages in common with the snapshot, or with anybody."""
+        return copied_on_write(
+            piece if piece.shared or piece.flags & {"dc", "wf"} else replace(piece, mapped_elsewhere=piece.size)
+            for piece in self.pieces
+        )
 
 
 def select_copied(

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import threading
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from .capture import Context
@@ -68,10 +69,11 @@ def _slices(ranges: array[int]) -> list[_Slice]:
 class _Copier:
     """Copies portions of a stopped target into one buffer, with a few threads."""
 
-    def __init__(self, task: ProcDir, store: Buffer, portions: list[_Slice]) -> None:
+    def __init__(self, task: ProcDir, store: Buffer, portions: list[_Slice], unpinned: Sequence[int]) -> None:
         self._task = task
         self._store = store
         self._portions = portions
+        self._unpinned = unpinned
         self._lock = threading.Lock()
         self.unreadable: list[tuple[int, int]] = []
         self.error: BaseException | None = None
@@ -80,7 +82,7 @@ class _Copier:
     def run(self) -> None:
         """Take portions until there are none."""
         try:
-            memory = ProcessMemory(self._task)
+            memory = ProcessMemory(self._task, unpinned=self._unpinned)
             try:
                 while not self.cancelled:
                     with self._lock:
@@ -98,9 +100,11 @@ class _Copier:
 
 
 def copy_ranges(
-    context: Context, freeze: Freeze, task: ProcDir, ranges: array[int], store: Buffer
+    context: Context, freeze: Freeze, task: ProcDir, ranges: array[int], store: Buffer, unpinned: Sequence[int] = ()
 ) -> list[tuple[int, int]]:
     """Copy ranges (address, length, ...) one after the other into store; return what could not be read.
+
+    unpinned: see ProcessMemory.
 
     On an error the target is let go before anything else is waited for, and a copying thread that is stuck (a page
     that nobody serves) keeps the buffer. Errors: StopDeadlineError, InterruptedDumpError, NoSuchProcessError,
@@ -108,7 +112,7 @@ def copy_ranges(
     """
     portions = _slices(ranges)
     portions.reverse()
-    copier = _Copier(task, store, portions)
+    copier = _Copier(task, store, portions, unpinned)
     threads: list[threading.Thread] = []
     try:
         for _ in range(min(_COPY_THREADS, len(portions))):

@@ -14,7 +14,7 @@ import mmap
 import os
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .errors import NoSuchProcessError
@@ -102,7 +102,9 @@ class ProcessMemory:
     """Reads the memory of a process, or of one of its threads when the leader has exited.
 
     pinned=False reads through /proc/PID/mem alone. process_vm_readv pins the pages it reads, and to pin a page that a
-    fork shares the kernel copies it first (mm/gup.c, gup_must_unshare): a snapshot would double as it is read.
+    fork shares the kernel copies it first (mm/gup.c, gup_must_unshare): a snapshot would double as it is read, and so
+    would a target with the pages it has in common with its parent or children. unpinned (start, end, ...; ascending):
+    where such pages are. A range to be read lies in one of them, or in none.
     """
 
     def __init__(
@@ -111,10 +113,12 @@ class ProcessMemory:
         task_id: int | None = None,
         vm_readv: VmReadv | None = None,
         pinned: bool = True,
+        unpinned: Sequence[int] = (),
     ) -> None:
         self._pid = process.pid
         self._task_id = task_id or process.task_id
         self._vm_readv = (vm_readv or _vm_readv()) if pinned else None
+        self._unpinned = unpinned if self._vm_readv is not None else ()
         self.unreadable: list[tuple[int, int]] = []
         try:
             self._mem_fd = process.open("mem")
@@ -135,7 +139,21 @@ class ProcessMemory:
         count = len(ranges) // 2
         position = 0
         while position < count:
-            position += self._read_some(ranges, local, position, min(count - position, IOV_MAX))
+            stretch = self._to_pin(ranges, position, min(count - position, IOV_MAX))
+            if stretch:
+                position += self._read_some(ranges, local, position, stretch)
+            else:
+                self._read_pages(ranges[2 * position], ranges[2 * position + 1], local[2 * position], pinned=False)
+                position += 1
+
+    def _to_pin(self, ranges: array[int], first: int, count: int) -> int:
+        """Return how many of the ranges from the first-th on may be read with their pages pinned."""
+        if not self._unpinned:
+            return count
+        for index in range(first, first + count):
+            if bisect.bisect_right(self._unpinned, ranges[2 * index]) % 2:
+                return index - first
+        return count
 
     def _read_some(self, ranges: array[int], local: array[int], first: int, count: int) -> int:
         """Read from the first-th range on; return how many ranges are done (with the damaged one, if there was one)."""
@@ -169,7 +187,7 @@ class ProcessMemory:
             if number != errno.EINTR:
                 return 0
 
-    def _read_pages(self, address: int, length: int, local: int) -> None:
+    def _read_pages(self, address: int, length: int, local: int, pinned: bool = True) -> None:
         """Read one range through /proc/PID/mem; page by page where it is broken."""
         end = address + length
         while address < end:
@@ -181,7 +199,7 @@ class ProcessMemory:
                 self._note_unreadable(address, done)
             address += done
             local += done
-            if address < end and self._vm_readv is not None:  # behind the bad page the fast way may serve again
+            if address < end and pinned and self._vm_readv is not None:  # behind it the fast way may serve again
                 pair = array("Q", (address, end - address)), array("Q", (local, end - address))
                 done = self._call(*pair, 0, 1)
                 address += done

@@ -6,6 +6,7 @@ direct: the target stands still while the stream runs. buffer: it stands still w
 from __future__ import annotations
 
 import contextlib
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from .headroom import own_memory_limit, prefer_as_victim
 from .inspection import inspect_process, live_task
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import ModeChoice
-from .plan import check_expressible
+from .plan import DumpPlan, check_expressible
 from .preconditions import BUFFER_HEADROOM
+from .regions import copied_on_write
 from .reporter import format_bytes
 from .snapshot import snapshot
 
@@ -42,7 +44,7 @@ def direct(context: Context) -> Iterator[Captured]:
     """Freeze, stream, resume. Needs no memory; the stop lasts as long as the sink takes."""
     with context.freeze() as freeze, live_task(context.process) as task:
         plan, notes, threads = plan_frozen(context, freeze, task)
-        memory = ProcessMemory(task)
+        memory = ProcessMemory(task, unpinned=_copied_on_write(plan))
         try:
             context.phase(Phase.STREAM)
             yield Captured(plan, notes, threads, memory, deadline=freeze.deadline, check=freeze.check_alive)
@@ -75,7 +77,7 @@ def buffer(context: Context) -> Iterator[Captured]:
                     raise ModeUnavailableError(f"the target grew to {format_bytes(plan.read_bytes)}, too much to copy")
                 store = new_buffer(plan.read_bytes)
             context.phase(Phase.COPY)
-            unreadable = copy_ranges(context, freeze, task, plan.reads, store)
+            unreadable = copy_ranges(context, freeze, task, plan.reads, store, _copied_on_write(plan))
             freeze.clock.step("copy")
         memory = CopiedMemory(plan.reads, store)
         memory.unreadable = unreadable
@@ -88,6 +90,10 @@ def buffer(context: Context) -> Iterator[Captured]:
     finally:
         if store is not None:
             store.close()
+
+
+def _copied_on_write(plan: DumpPlan) -> array[int]:
+    return copied_on_write(planned.region for planned in plan.regions)
 
 
 MODES: Final = (

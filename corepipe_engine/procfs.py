@@ -22,7 +22,9 @@ _MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ([!-~]{4,5}) ([0-9a-f]+) ([0-
 _SMAPS_BLOCK = re.compile(
     rb"^([0-9a-f]+-[0-9a-f]+ [^\n]*)\n((?:[A-Z]\w*: [^\n]*\n)*?)(?:VmFlags:([^\n]*)\n)", re.MULTILINE
 )
-_SMAPS_FIELD = re.compile(rb"^(Rss|Anonymous|Swap|Shared_Hugetlb|Private_Hugetlb): +(\d+) kB$", re.MULTILINE)
+_SMAPS_FIELD = re.compile(
+    rb"^(Rss|Anonymous|Swap|Shared_Clean|Shared_Dirty|Shared_Hugetlb|Private_Hugetlb): +(\d+) kB$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,7 @@ class _Interner:
             anonymous=counts.get(b"Anonymous", 0),
             swap=counts.get(b"Swap", 0),
             hugetlb=counts.get(b"Shared_Hugetlb", 0) + counts.get(b"Private_Hugetlb", 0),
+            mapped_elsewhere=counts.get(b"Shared_Clean", 0) + counts.get(b"Shared_Dirty", 0),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import mmap
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -39,9 +40,10 @@ SPECIAL_KINDS = frozenset({RegionKind.VDSO, RegionKind.VVAR, RegionKind.VSYSCALL
 class Region:
     """One mapping (VMA), or a piece of one that `--include`/`--exclude` cut out.
 
-    start, end, offset, rss, anonymous, swap and hugetlb are bytes; path is as in /proc/PID/maps (raw bytes);
-    flags are the two-letter VmFlags of /proc/PID/smaps, empty where smaps could not be had; links is the number of
-    names that the file of a shared mapping has (st_nlink), -1 where that is not known.
+    start, end, offset, rss, anonymous, swap, hugetlb and mapped_elsewhere (pages that others map too) are bytes; path
+    is as in /proc/PID/maps (raw bytes); flags are the two-letter VmFlags of /proc/PID/smaps, empty where smaps could
+    not be had; links is the number of names that the file of a shared mapping has (st_nlink), -1 where that is not
+    known.
     """
 
     start: int
@@ -58,6 +60,7 @@ class Region:
     swap: int = 0
     hugetlb: int = 0
     links: int = -1
+    mapped_elsewhere: int = 0
 
     @property
     def size(self) -> int:
@@ -72,6 +75,11 @@ class Region:
         private ones; it decides only where smaps could not be had.
         """
         return "sh" in self.flags if self.flags else self.perms[3:4] == "s"
+
+    @property
+    def copied_on_write(self) -> bool:
+        """True where private pages belong to others too until somebody writes: after a fork, or merged by KSM."""
+        return not self.shared and self.anonymous > 0 and self.mapped_elsewhere > 0
 
     @property
     def private_anonymous(self) -> bool:
@@ -117,6 +125,7 @@ class Region:
             anonymous=part(self.anonymous),
             swap=part(self.swap),
             hugetlb=part(self.hugetlb),
+            mapped_elsewhere=part(self.mapped_elsewhere),
         )
 
 
@@ -146,6 +155,15 @@ def classify(perms: str, inode: int, path: bytes, flags: frozenset[str]) -> Regi
     if inode != 0 or path.startswith(b"/"):
         return RegionKind.SHARED_FILE if shared else RegionKind.FILE
     return RegionKind.ANON
+
+
+def copied_on_write(regions: Iterable[Region]) -> array[int]:
+    """Return start, end, ... of the regions whose private pages belong to others too. Regions ascend by address."""
+    spans: array[int] = array("Q")
+    for region in regions:
+        if region.copied_on_write:
+            spans.extend((region.start, region.end))
+    return spans
 
 
 def split_at(regions: Iterable[Region], boundaries: Iterable[int]) -> list[Region]:

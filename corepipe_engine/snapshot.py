@@ -141,7 +141,7 @@ def _take(
         if wanted > own_memory_limit() - _COPY_HEADROOM:
             raise ModeUnavailableError(f"the target's shared memory grew to {format_bytes(wanted)}")
         store = new_buffer(wanted)
-    unreadable = copy_ranges(context, freeze, task, chosen.reads, store) if wanted else []
+    unreadable = copy_ranges(context, freeze, task, chosen.reads, store, chosen.forked) if wanted else []
     if special:
         freeze.clock.step("copied set")
     watch(context, freeze)

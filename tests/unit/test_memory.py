@@ -162,6 +162,30 @@ def check(source: Source, target: Buffer, ranges: list[tuple[int, int]], lost: s
     assert bytes(target.view[offset : offset + 64]) == b"\xaa" * 64
 
 
+def test_pages_that_others_map_too_are_never_pinned(ours: ProcDir, source: Source, target: Buffer) -> None:
+    """To pin a page that a fork shares the kernel copies it: a target would grow as it is read."""
+    asked: list[int] = []
+
+    def noting(pid: int, local: int, local_count: int, remote: int, count: int, flags: int) -> int:
+        asked.extend(ctypes.cast(remote, ctypes.POINTER(ctypes.c_uint64))[: 2 * count : 2])
+        return real(pid, local, local_count, remote, count, flags)
+
+    spans = [(1, 3), (5, 6), (8, 12)]
+    pages = [0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13]
+    addresses = {page: source.address + page * PAGE_SIZE for page in pages}
+    unpinned = array("Q", [source.address + page * PAGE_SIZE for span in spans for page in span])
+    ranges = [(address, PAGE_SIZE) for address in addresses.values()]
+    source.forbid(9)
+    memory = ProcessMemory(ours, vm_readv=noting, unpinned=unpinned)
+    flat, places = layout(ranges)
+    memory.read(flat, target, places)
+    memory.close()
+    check(source, target, ranges, {9})
+    assert memory.unreadable == [(addresses[9], PAGE_SIZE)]
+    kept = {address for page, address in addresses.items() if any(start <= page < end for start, end in spans)}
+    assert kept == set(addresses.values()) - set(asked)
+
+
 ways: list[tuple[str, VmReadv | None]] = [
     ("as it comes", None),
     ("ENOSYS", failing(errno.ENOSYS)),

@@ -24,7 +24,7 @@ from corepipe_engine.procfs import (
     parse_status,
     translate_error,
 )
-from corepipe_engine.regions import RegionKind
+from corepipe_engine.regions import RegionKind, copied_on_write
 
 SMAPS = b"""\
 55d0c0000000-55d0c0001000 r-xp 00001000 fe:01 1234                       /bin/a b (deleted)
@@ -33,6 +33,8 @@ KernelPageSize:        4 kB
 MMUPageSize:           4 kB
 Rss:                   4 kB
 Pss:                   1 kB
+Shared_Clean:          4 kB
+Shared_Dirty:          0 kB
 Anonymous:             0 kB
 Swap:                  0 kB
 THPeligible:           0
@@ -41,6 +43,8 @@ VmFlags: rd ex mr mw me sd
 7f0000000000-7f0000200000 rw-p 00000000 00:00 0
 Size:               2048 kB
 Rss:                 100 kB
+Shared_Clean:          8 kB
+Shared_Dirty:         56 kB
 Anonymous:            96 kB
 Swap:                 12 kB
 Shared_Hugetlb:        0 kB
@@ -138,6 +142,9 @@ def test_smaps_gives_counts_in_bytes_and_flags() -> None:
     )
     assert (text.rss, text.anonymous, text.swap) == (4096, 0, 0)
     assert (anonymous.rss, anonymous.anonymous, anonymous.swap) == (100 << 10, 96 << 10, 12 << 10)
+    assert (anonymous.mapped_elsewhere, text.mapped_elsewhere, stack.mapped_elsewhere) == (64 << 10, 4096, 0)
+    assert [region.copied_on_write for region in (text, anonymous, huge, stack)] == [False, True, False, False]
+    assert list(copied_on_write([text, anonymous, huge, stack])) == [anonymous.start, anonymous.end]
     assert "dd" in anonymous.flags
     assert (huge.kind, huge.hugetlb, huge.shared) == (RegionKind.HUGETLB, 2052 << 10, True)
     assert (stack.kind, stack.size) == (RegionKind.STACK, 132 << 10)
