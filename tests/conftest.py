@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from .support.tables import Tables, tell
+from .support.programs import installed
+from .support.tables import Tables, tell, tell_row
 from .support.targets import Target, TargetBuilder, start_target
 
-__all__ = ["tell"]
+__all__ = ["tell", "tell_row"]
 
 _PACKAGES = {
     "gcc": "gcc",
@@ -28,16 +28,16 @@ _PACKAGES = {
     "readelf": "binutils",
     "zstd": "zstd",
     "jhsdb": "openjdk-17-jdk-headless",
+    "java": "openjdk-17-jdk-headless",
     "javac": "openjdk-17-jdk-headless",
+    "node": "nodejs",
+    "nginx": "nginx",
+    "postgres": "postgresql",
+    "redis-server": "redis-server",
     "tmux": "tmux",
     "pystack": "python3-venv  # then: pip install '.[test]'",
 }
 """Program -> Debian package."""
-
-
-def installed(program: str) -> bool:
-    """Whether a program is found on PATH or beside this Python."""
-    return shutil.which(program) is not None or (Path(sys.executable).parent / program).exists()
 
 
 def _in_ci() -> bool:

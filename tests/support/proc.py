@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -54,8 +55,12 @@ def children(pid: int) -> set[int]:
 
 
 def descriptors(pid: int) -> dict[int, str]:
-    """What every open file descriptor leads to."""
-    return {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+    """What every open file descriptor leads to; one that is closed while it is looked at is left out."""
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
 
 
 def in_session(session: int) -> set[int]:

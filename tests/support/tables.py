@@ -3,7 +3,8 @@
     @pytest.mark.tells("memory", "swapped-out pages", "snapshot")
 
 puts a cell into the table `memory`, in the row and the column named; it says `yes` when every test that names the cell
-passed, and `NO` when one did not. A test may say more with the fixture tell: tell("20 dumps, 81,000 requests").
+passed, and `NO` when one did not. A test may say more with the fixture tell: tell("20 dumps, 81,000 requests"). Where a
+row is values rather than `yes`, the fixture tell_row gives it: tell_row("programs", "nginx 1.22", {"dumps": "20"}).
 `pytest --tables` rewrites the README between `<!-- tests:memory:begin -->` and `<!-- tests:memory:end -->`; a run that
 leaves tests of a table out leaves their rows as they are.
 """
@@ -19,8 +20,9 @@ import pytest
 
 README = Path(__file__).parent.parent.parent / "README.md"
 _TOLD = pytest.StashKey[str]()
-_RANK = ("yes", "not here", "NO")
-"""Outcomes, ascending: the highest of a cell's tests is shown."""
+_ROWS = pytest.StashKey[list[tuple[str, str, dict[str, str]]]]()
+_RANK = ("", "yes", "not here", "NO")
+"""Outcomes, ascending: the highest of a cell's tests is shown. The first is of a value that stands for itself."""
 
 
 @dataclass
@@ -54,7 +56,7 @@ def _text(cell: tuple[str, list[str]] | None) -> str:
     if cell is None:
         return "-"
     outcome, words = cell
-    return ", ".join([outcome, *words]) if words else outcome
+    return ", ".join([outcome, *words] if outcome else words)
 
 
 class Tables:
@@ -72,6 +74,10 @@ class Tables:
             for marker in item.iter_markers("tells"):
                 table, row, column = marker.args
                 self.tables.setdefault(table, Table()).add(row, column, outcome, item.stash.get(_TOLD, ""))
+            for table, row, cells in item.stash.get(_ROWS, []):
+                for column, value in cells.items():
+                    shown = ("", value) if outcome == "yes" else (outcome, "")
+                    self.tables.setdefault(table, Table()).add(row, column, *shown)
         return report
 
     def pytest_sessionfinish(self) -> None:
@@ -92,5 +98,15 @@ def tell(request: pytest.FixtureRequest):
 
     def say(text: str) -> None:
         request.node.stash[_TOLD] = text
+
+    return say
+
+
+@pytest.fixture
+def tell_row(request: pytest.FixtureRequest):
+    """tell_row(table, row, {column: value}) puts values into a row, or what went wrong in their place."""
+
+    def say(table: str, row: str, cells: dict[str, str]) -> None:
+        request.node.stash.setdefault(_ROWS, []).append((table, row, cells))
 
     return say
