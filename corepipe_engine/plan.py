@@ -1,7 +1,13 @@
 """DumpPlan: segments, holes, notes' sizes and the exact byte count of a core. Pure: no I/O.
 
-File layout: ELF header, program headers, notes, padding to a page, segments in ascending order, and from 65,535
-program headers on one section header with their true number (gabi, PN_XNUM). All of it is known before the first byte.
+File layout: ELF header, program headers, notes, padding to a page, a block of zeros where there are holes, segments in
+ascending order, and from 65,535 program headers on one section header with their true number (gabi, PN_XNUM). All of it
+is known before the first byte.
+
+A hole is never-touched memory. It is not sent, but read as zeros all the same: its program headers all point to the one
+block of zeros. A gap of p_filesz < p_memsz would do for gdb alone: lldb, drgn, pystack and jhsdb take that for memory
+which is not there, and objects do reach into holes (HotSpot fills the unused rest of a thread's allocation buffer with
+one array, of which it writes the header only).
 """
 
 from __future__ import annotations
@@ -27,10 +33,23 @@ from .errors import DumpFailedError
 from .policy import Decision, Extent
 from .regions import Region
 
-MIN_HOLE: Final = 1 << 20
-"""Never-touched ranges from this size (bytes) on are left out of the file; shorter ones are sent as zeros."""
+MIN_HOLE: Final = 1 << 17
+"""Never-touched ranges from this size (bytes) on are left out of the file; shorter ones are sent as zeros.
 
-_MAX_MIN_HOLE: Final = 1 << 46
+Chosen by measurement: with 1 MiB the zeros are half the core of a small JVM, with 128 KiB some 5 %. It is no smaller
+than what is free in a fresh main stack, whose far end a snapshot touches: the size foretold stays the size written.
+"""
+
+ZERO_BLOCK: Final = 1 << 18
+"""Size of the block of zeros (bytes), which is the most that one program header of a hole can stand for."""
+
+ZERO_REACH: Final = 1 << 28
+"""How far into a hole (bytes) it reads as zeros; what lies beyond is p_filesz < p_memsz."""
+
+ZERO_SEGMENTS: Final = 1 << 15
+"""Program headers that may be spent on that; where they do not suffice, it reads as zeros less far into the holes."""
+
+_MAX_MIN_HOLE: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +72,10 @@ class PlannedRegion:
 class DumpPlan:
     """The layout of one core file.
 
-    Segments are columns of equal length (addresses and bytes). reads holds pairs (address, bytes), ascending: the
-    ranges to read from the target; what lies inside a segment's file part and in no such range is sent as zeros.
+    Segments are columns of equal length (addresses and bytes). A segment has either file_sizes, bytes of its own in the
+    file, or zero_sizes, bytes that it takes from the block of zeros, or neither. reads holds pairs (address, bytes),
+    ascending: the ranges to read from the target; what lies inside a segment's own bytes and in no such range is sent
+    as zeros.
     """
 
     elf: ElfFormat
@@ -66,9 +87,11 @@ class DumpPlan:
     starts: array[int]
     memory_sizes: array[int]
     file_sizes: array[int]
+    zero_sizes: array[int]
     flags: array[int]
     reads: array[int]
     min_hole: int
+    reach: int
 
     @property
     def segments(self) -> int:
@@ -77,7 +100,7 @@ class DumpPlan:
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of all segments in the file."""
+        """Bytes of all segments in the file, without the block of zeros."""
         return sum(self.file_sizes)
 
     @property
@@ -93,10 +116,10 @@ class DumpPlan:
     @property
     def total_bytes(self) -> int:
         """Exact size of the core."""
-        return core_size(self.elf, self.page_size, self.segments, self.notes_bytes, self.data_bytes)
+        return core_size(self.elf, self.page_size, self.segments, self.notes_bytes, self.data_bytes, self.hole_bytes)
 
     def header(self, notes: bytes) -> bytes:
-        """Return everything before the first segment: ELF header, program headers, notes, padding.
+        """Return everything before the first segment: ELF header, program headers, notes, padding, zeros.
 
         notes must have the planned size: ValueError else.
         """
@@ -104,14 +127,17 @@ class DumpPlan:
             raise ValueError(f"notes of {len(notes)} bytes where {self.notes_bytes} were planned")
         headers = self.segments + 1
         notes_offset = self.elf.ehdr.size + headers * self.elf.phdr.size
-        offset = round_up(notes_offset + self.notes_bytes, self.page_size)
+        zeros = round_up(notes_offset + self.notes_bytes, self.page_size)
+        offset = zeros + zero_block(self.hole_bytes)
         pieces = [
             pack_ehdr(self.elf, self.machine, headers, offset + self.data_bytes, self.elf_flags),
             pack_phdr(self.elf, PT_NOTE, 0, notes_offset, 0, self.notes_bytes, 0, NOTE_ALIGN),
         ]
         padding = bytes(offset - notes_offset - self.notes_bytes)
-        for start, memory, file, flags in zip(self.starts, self.memory_sizes, self.file_sizes, self.flags, strict=True):
-            pieces.append(pack_phdr(self.elf, PT_LOAD, flags, offset, start, file, memory, self.page_size))
+        columns = self.starts, self.memory_sizes, self.file_sizes, self.zero_sizes, self.flags
+        for start, memory, file, zero, flags in zip(*columns, strict=True):
+            place, size = (zeros, zero) if zero else (offset, file)
+            pieces.append(pack_phdr(self.elf, PT_LOAD, flags, place, start, size, memory, self.page_size))
             offset += file
         return b"".join((*pieces, notes, padding))
 
@@ -144,10 +170,17 @@ def check_expressible(plan: DumpPlan) -> None:
         raise error
 
 
-def core_size(elf: ElfFormat, page_size: int, segments: int, notes_bytes: int, data_bytes: int) -> int:
-    """Return the size in bytes of a core with that many PT_LOADs, bytes of notes and bytes of segment data."""
+def zero_block(hole_bytes: int) -> int:
+    """Return the size of the block of zeros in a core with that many bytes of holes."""
+    return ZERO_BLOCK if hole_bytes else 0
+
+
+def core_size(
+    elf: ElfFormat, page_size: int, segments: int, notes_bytes: int, data_bytes: int, hole_bytes: int = 0
+) -> int:
+    """Return the size in bytes of a core with that many PT_LOADs, and bytes of notes, segment data and holes."""
     headers = segments + 1
-    before = round_up(elf.ehdr.size + headers * elf.phdr.size + notes_bytes, page_size)
+    before = round_up(elf.ehdr.size + headers * elf.phdr.size + notes_bytes, page_size) + zero_block(hole_bytes)
     return before + data_bytes + (elf.shdr.size if headers >= PN_XNUM else 0)
 
 
@@ -163,18 +196,20 @@ def segment_flags(perms: str) -> int:
 class _Layout:
     """Collects segments and reads, region by region."""
 
-    def __init__(self, page_size: int, min_hole: int, runs: Sequence[int], holes_as_zeros: bool) -> None:
+    def __init__(self, page_size: int, min_hole: int, reach: int, runs: Sequence[int]) -> None:
         self.page_size = page_size
         self.min_hole = min_hole
+        self.reach = reach
         self.runs = runs
         self.position = 0
-        self.holes_as_zeros = holes_as_zeros
         self.regions: list[PlannedRegion] = []
         self.starts = array("Q")
         self.memory_sizes = array("Q")
         self.file_sizes = array("Q")
+        self.zero_sizes = array("Q")
         self.flags = array("B")
         self.reads = array("Q")
+        self.holes = array("Q")
 
     def add(self, region: Region, decision: Decision, has_holes: bool) -> None:
         """Lay out one region."""
@@ -196,10 +231,11 @@ class _Layout:
         segments = len(self.starts) - first_segment
         self.regions.append(PlannedRegion(region, decision, file_bytes, hole_bytes, zero_bytes, segments))
 
-    def _segment(self, start: int, memory: int, file: int, flags: int) -> None:
+    def _segment(self, start: int, memory: int, file: int, flags: int, zeros: int = 0) -> None:
         self.starts.append(start)
         self.memory_sizes.append(memory)
         self.file_sizes.append(file)
+        self.zero_sizes.append(zeros)
         self.flags.append(flags)
 
     def _sparse(self, region: Region, flags: int) -> tuple[int, int]:
@@ -207,13 +243,13 @@ class _Layout:
         runs, index = self.runs, self.position
         while index + 1 < len(runs) and runs[index + 1] <= region.start:
             index += 2
-        segment = end = region.start  # the open segment, and how far its file part reaches
+        segment = end = region.start  # the open segment, and how far the touched memory in it reaches
         hole_bytes = zero_bytes = 0
         while index + 1 < len(runs) and runs[index] < region.end:
             start, stop = max(runs[index], region.start), min(runs[index + 1], region.end)
             gap = start - end
-            if gap >= self.min_hole and not self.holes_as_zeros:
-                self._segment(segment, start - segment, end - segment, flags)
+            if gap >= self.min_hole:
+                self._with_hole(segment, end, start, flags)
                 hole_bytes += gap
                 segment = start
             else:
@@ -225,13 +261,34 @@ class _Layout:
             index += 2
         self.position = index
         gap = region.end - end
-        if gap >= self.min_hole and not self.holes_as_zeros:
-            hole_bytes += gap
-        else:
-            zero_bytes += gap
-            end = region.end
-        self._segment(segment, region.end - segment, end - segment, flags)
-        return hole_bytes, zero_bytes
+        if gap >= self.min_hole:
+            self._with_hole(segment, end, region.end, flags)
+            return hole_bytes + gap, zero_bytes
+        self._segment(segment, region.end - segment, region.end - segment, flags)
+        return hole_bytes, zero_bytes + gap
+
+    def _with_hole(self, start: int, hole: int, end: int, flags: int) -> None:
+        """Lay out touched memory, which may be none, and the hole behind it."""
+        self.holes.append(end - hole)
+        zeros_end = min(hole + self.reach, end)
+        if zeros_end == hole:
+            self._segment(start, end - start, hole - start, flags)
+            return
+        if hole > start:
+            self._segment(start, hole - start, hole - start, flags)
+        for address in range(hole, zeros_end, ZERO_BLOCK):
+            size = min(ZERO_BLOCK, zeros_end - address)
+            self._segment(address, end - address if address + size == zeros_end else size, 0, flags, size)
+
+
+def _fitting_reach(holes: Sequence[int], room: int) -> int:
+    """Return how far into holes of these sizes the zeros may reach if that many program headers are left for them."""
+    reach = ZERO_REACH
+    while reach >= ZERO_BLOCK:
+        if sum(-(-min(hole, reach) // ZERO_BLOCK) for hole in holes) <= room:
+            return reach
+        reach //= 2
+    return 0
 
 
 def make_plan(
@@ -249,17 +306,26 @@ def make_plan(
 
     The third member of each tells that pages of the region which are in no touched run are zeros. touched_runs is a
     flat sequence start, end, start, end, ... (addresses, ascending). Where holes would push the number of program
-    headers to PN_XNUM, which jhsdb cannot read, neighbours are joined over ever larger holes.
+    headers to PN_XNUM, which jhsdb cannot read, neighbours are joined over ever larger holes. The headers that are left
+    make holes read as zeros; with tens of thousands of holes they do not suffice, and all stay p_filesz < p_memsz.
     """
-    min_hole = MIN_HOLE
-    while True:
-        layout = _Layout(page_size, min_hole, touched_runs, holes_as_zeros)
+    min_hole = _MAX_MIN_HOLE if holes_as_zeros else MIN_HOLE
+
+    def laid_out(reach: int) -> _Layout:
+        layout = _Layout(page_size, min_hole, reach, touched_runs)
         for region, decision, has_holes in decided:
             layout.add(region, decision, has_holes)
+        return layout
+
+    while True:
+        layout = laid_out(0)
         splits = len(layout.starts) - len(decided)
         if len(layout.starts) + 1 < PN_XNUM or not splits or len(decided) + 1 >= PN_XNUM or min_hole >= _MAX_MIN_HOLE:
             break
         min_hole *= 2
+    reach = _fitting_reach(layout.holes, min(ZERO_SEGMENTS, PN_XNUM - 2 - len(layout.starts)))
+    if layout.holes and reach:
+        layout = laid_out(reach)
     return DumpPlan(
         elf=elf,
         machine=machine,
@@ -270,7 +336,9 @@ def make_plan(
         starts=layout.starts,
         memory_sizes=layout.memory_sizes,
         file_sizes=layout.file_sizes,
+        zero_sizes=layout.zero_sizes,
         flags=layout.flags,
         reads=layout.reads,
         min_hole=min_hole,
+        reach=reach,
     )

@@ -30,9 +30,11 @@ class RegionRow:
     preset_bytes: int
     preset_segments: int
     preset_read_bytes: int
+    preset_hole_bytes: int
     whole_bytes: int
     whole_segments: int
     whole_read_bytes: int
+    whole_hole_bytes: int
     extent: Extent
     path: str
 
@@ -68,6 +70,13 @@ class RegionRow:
         return self.preset_read_bytes if not self.changed else self.whole_read_bytes
 
     @property
+    def hole_bytes(self) -> int:
+        """What is left out of it as never touched, as chosen now."""
+        if self.extent is Extent.NONE:
+            return 0
+        return self.preset_hole_bytes if not self.changed else self.whole_hole_bytes
+
+    @property
     def reason(self) -> str:
         """Why it is in or out."""
         if not self.changed:
@@ -85,13 +94,14 @@ class Selection:
         self.data_bytes = sum(row.file_bytes for row in self.rows)
         self.segments = sum(row.segments for row in self.rows)
         self.read_bytes = sum(row.read_bytes for row in self.rows)
+        self.hole_bytes = sum(row.hole_bytes for row in self.rows)
         self.included = sum(row.extent is not Extent.NONE for row in self.rows)
 
     @property
     def core_bytes(self) -> int:
         """Size of the core with these choices if the process stayed as it is."""
         plan = self.inspection.plan
-        return core_size(plan.elf, plan.page_size, self.segments, plan.notes_bytes, self.data_bytes)
+        return core_size(plan.elf, plan.page_size, self.segments, plan.notes_bytes, self.data_bytes, self.hole_bytes)
 
     @property
     def stop_seconds(self) -> float:
@@ -105,11 +115,13 @@ class Selection:
         self.data_bytes -= row.file_bytes
         self.segments -= row.segments
         self.read_bytes -= row.read_bytes
+        self.hole_bytes -= row.hole_bytes
         self.included -= row.extent is not Extent.NONE
         row.extent = extent
         self.data_bytes += row.file_bytes
         self.segments += row.segments
         self.read_bytes += row.read_bytes
+        self.hole_bytes += row.hole_bytes
         self.included += row.extent is not Extent.NONE
 
     def toggle(self, row: RegionRow) -> None:
@@ -154,9 +166,11 @@ def _row(index: int, planned: PlannedRegion, whole: PlannedRegion) -> RegionRow:
         preset_bytes=planned.file_bytes,
         preset_segments=planned.segments,
         preset_read_bytes=planned.file_bytes - planned.zero_bytes,
+        preset_hole_bytes=planned.hole_bytes,
         whole_bytes=whole.file_bytes,
         whole_segments=whole.segments,
         whole_read_bytes=whole.file_bytes - whole.zero_bytes,
+        whole_hole_bytes=whole.hole_bytes,
         extent=planned.decision.extent,
         path=clean(planned.region.path),
     )

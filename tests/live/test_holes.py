@@ -40,6 +40,8 @@ def test_a_reservation_of_a_tebibyte_is_dumped_as_its_touched_pages(spawn_target
     zero = target.number("area") + target.number("zero")
     assert core.read(zero, PAGE) == bytes(PAGE)
     assert not core.holds(zero + (1 << 30)), "what was never touched is not in the file"
+    assert not core.holds(zero + PAGE)
+    assert core.read(zero + PAGE, 8 << 20) == bytes(8 << 20), "but it reads as zeros"
     area = [segment for segment in core.segments
             if target.number("area") <= segment.address < target.number("area") + TIB]  # fmt: skip
     assert area[0].address == target.number("area")

@@ -70,7 +70,7 @@ def test_every_byte_is_the_byte_of_the_stopped_process(spawn_target, tmp_path, m
     assert_area_follows_its_formula(core, target.number("area"), target.number("area_bytes"))
     told = outcome.report(report)
     assert told["bytes_written"] == told["bytes_planned"] == core.size == path.stat().st_size
-    assert core.size - core.data_bytes == (core.notes_offset + core.notes_bytes + 4095) // 4096 * 4096
+    assert core.size - core.data_bytes - core.zero_bytes == (core.notes_offset + core.notes_bytes + 4095) // 4096 * 4096
     assert told["segments"] == len(core.segments)
     assert told["threads"] == 9
     assert told["mode"] == mode

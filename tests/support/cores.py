@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ _NUMBERS = {
     "NT_X86_XSTATE": NT_X86_XSTATE,
 }
 RSEQ_BYTES = 32
+PAGE = 4096
 PATTERN_STEP, PATTERN_START = 0x9E3779B97F4A7C15, 0x1234567
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One PT_LOAD."""
+    """One PT_LOAD. hole: its bytes are those of the block of zeros, which all holes share."""
 
     address: int
     memory_bytes: int
@@ -39,6 +40,7 @@ class Segment:
     offset: int
     flags: int
     align: int
+    hole: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,18 @@ class Core:
                         kind = note.n_type
                         number = kind if isinstance(kind, int) else _NUMBERS[kind]
                         self.notes.append(Note(note.n_name, number, bytes(note.n_descdata), note.n_desc))
+        self._find_holes()
+
+    def _find_holes(self) -> None:
+        """Mark the segments that share the bytes right behind the notes, if that is what is there."""
+        begin = (self.notes_offset + self.notes_bytes + PAGE - 1) // PAGE * PAGE
+        self.zero_bytes = 0
+        if self.size == begin + sum(segment.file_bytes for segment in self.segments):
+            return
+        self.segments = [
+            replace(segment, hole=segment.offset == begin and segment.file_bytes > 0) for segment in self.segments
+        ]
+        self.zero_bytes = self.size - begin - self.data_bytes
 
     def notes_of(self, kind: int) -> list[Note]:
         return [note for note in self.notes if note.type == kind]
@@ -107,7 +121,8 @@ class Core:
 
     @property
     def data_bytes(self) -> int:
-        return sum(segment.file_bytes for segment in self.segments)
+        """Bytes of the segments in the file, holes left out."""
+        return sum(segment.file_bytes for segment in self.segments if not segment.hole)
 
     def segment_at(self, address: int) -> Segment:
         for segment in self.segments:
@@ -116,12 +131,12 @@ class Core:
         raise LookupError(f"no segment holds {address:#x}")
 
     def holds(self, address: int) -> bool:
-        """Whether the byte is in the file."""
+        """Whether the byte is in the file, and not only as a part of a hole."""
         try:
             segment = self.segment_at(address)
         except LookupError:
             return False
-        return address < segment.address + segment.file_bytes
+        return not segment.hole and address < segment.address + segment.file_bytes
 
     def read(self, address: int, length: int) -> bytes:
         """Bytes at an address, from as many segments as it takes; LookupError where they are not in the file."""
@@ -142,9 +157,11 @@ class Core:
         return b"".join(pieces)
 
     def pieces(self, size: int = 1 << 22) -> Iterator[tuple[int, bytes]]:
-        """Yield (address, bytes) for everything in the file."""
+        """Yield (address, bytes) for everything in the file, holes left out."""
         with self.path.open("rb") as file:
             for segment in self.segments:
+                if segment.hole:
+                    continue
                 file.seek(segment.offset)
                 done = 0
                 while done < segment.file_bytes:
@@ -160,14 +177,19 @@ def assert_well_formed(core: Core) -> None:
     addresses = [segment.address for segment in core.segments]
     assert addresses == sorted(addresses)
     assert core.notes_offset == core.header_bytes
-    offset = (core.notes_offset + core.notes_bytes + 4095) // 4096 * 4096
+    zeros = (core.notes_offset + core.notes_bytes + PAGE - 1) // PAGE * PAGE
+    offset = zeros + core.zero_bytes
+    with core.path.open("rb") as file:
+        file.seek(zeros)
+        assert not any(file.read(core.zero_bytes)), "the block of zeros is zeros"
     end_of_last = 0
     for segment in core.segments:
-        assert segment.offset == offset
-        assert segment.offset % 4096 == 0
+        assert segment.offset == (zeros if segment.hole else offset)
+        assert segment.offset % PAGE == 0
         assert segment.file_bytes <= segment.memory_bytes
+        assert not segment.hole or segment.file_bytes <= core.zero_bytes
         assert segment.address >= end_of_last
-        offset += segment.file_bytes
+        offset += 0 if segment.hole else segment.file_bytes
         end_of_last = segment.address + segment.memory_bytes
     assert core.size == offset
     threads = core.notes_of(NT_PRSTATUS)

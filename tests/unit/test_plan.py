@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corepipe_engine.elf import ELF32, ELF64, PN_XNUM, ElfFormat
-from corepipe_engine.plan import MIN_HOLE, core_size, segment_flags
+from corepipe_engine.plan import MIN_HOLE, ZERO_BLOCK, ZERO_REACH, ZERO_SEGMENTS, core_size, segment_flags
 from corepipe_engine.policy import Decision, Extent
 from corepipe_engine.regions import Region
 from corepipe_engine.stream import chunks
@@ -99,7 +99,7 @@ def test_notes_of_another_size_than_planned_are_refused() -> None:
     ("gap", "left_out"), [(MIN_HOLE - PAGE, 0), (MIN_HOLE, MIN_HOLE), (MIN_HOLE + PAGE, MIN_HOLE + PAGE)]
 )
 @pytest.mark.parametrize("place", ["front", "middle", "back"])
-def test_holes_are_left_out_from_one_mebibyte_on(gap: int, left_out: int, place: str) -> None:
+def test_holes_are_left_out_from_a_certain_size_on(gap: int, left_out: int, place: str) -> None:
     first, last = [BASE, BASE + PAGE], [BASE + PAGE + gap, BASE + 2 * PAGE + gap]
     runs = {"front": last, "middle": first + last, "back": first}[place]
     begin = BASE + PAGE if place == "front" else BASE
@@ -118,7 +118,7 @@ def test_a_mapping_that_nobody_touched_is_never_read(size: int) -> None:
     plan = plan_of([(region(BASE, size), ALL, True)])
     assert plan.read_bytes == 0
     assert plan.data_bytes == (size if size < MIN_HOLE else 0)
-    assert plan.segments == 1
+    assert plan.segments == (1 if size < MIN_HOLE else -(-min(size, ZERO_REACH) // ZERO_BLOCK))
 
 
 def test_holes_zero_sends_every_byte_and_still_reads_only_what_was_touched() -> None:
@@ -174,6 +174,47 @@ def test_more_mappings_than_that_keep_their_holes() -> None:
     assert plan.regions[-1].segments == 2
 
 
+# --- what readers find in a hole -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [MIN_HOLE, ZERO_BLOCK, ZERO_BLOCK + PAGE, 9 * MIB, ZERO_REACH, ZERO_REACH + 5 * PAGE])
+@pytest.mark.parametrize("elf", [ELF64, ELF32])
+def test_an_independent_reader_finds_zeros_in_a_hole_which_costs_one_block_of_them(size: int, elf: ElfFormat) -> None:
+    base = 0x1000_0000
+    runs = [base, base + PAGE, base + PAGE + size, base + 2 * PAGE + size]
+    plan = plan_of([(region(base, size + 2 * PAGE), ALL, True)], runs, elf=elf)
+    data = file_of(plan)
+    assert len(data) == plan.total_bytes == core_size(elf, PAGE, plan.segments, 0, 2 * PAGE, size)
+    assert len(data) < 2 * PAGE + ZERO_BLOCK + PAGE + 1024 * elf.phdr.size + PAGE
+    loads = [segment for segment in ELFFile(io.BytesIO(data)).iter_segments() if segment["p_type"] == "PT_LOAD"]
+    assert loads[0].data() == page_content(base)
+    assert loads[-1].data() == page_content(base + PAGE + size)
+    address = base + PAGE
+    for load in loads[1:-1]:
+        assert load["p_vaddr"] == address
+        assert not any(load.data())
+        assert load["p_offset"] % PAGE == 0
+        address += load["p_filesz"]
+    assert address == base + PAGE + min(size, ZERO_REACH), "zeros from the beginning of the hole on"
+    assert sum(load["p_memsz"] for load in loads) == size + 2 * PAGE
+
+
+def test_zeros_reach_less_far_into_many_holes_but_into_each() -> None:
+    count, hole = 100, ZERO_REACH
+    runs = [edge for i in range(count) for edge in (BASE + i * (hole + PAGE), BASE + i * (hole + PAGE) + PAGE)]
+    plan = plan_of([(region(BASE, count * (hole + PAGE)), ALL, True)], runs)
+    assert ZERO_BLOCK < plan.reach < ZERO_REACH
+    assert ZERO_SEGMENTS // 2 < plan.segments - count <= ZERO_SEGMENTS
+    zeros = [(start, size) for start, size in zip(plan.starts, plan.zero_sizes, strict=True) if size]
+    assert [sum(size for start, size in zeros if BASE + i * (hole + PAGE) <= start < BASE + (i + 1) * (hole + PAGE))
+            for i in range(count)] == [plan.reach] * count  # fmt: skip
+
+
+def test_a_core_without_holes_has_no_block_of_zeros() -> None:
+    plan = plan_of([(region(BASE, 8 * MIB), ALL, True)], [BASE, BASE + 8 * MIB - MIN_HOLE + PAGE])
+    assert (plan.hole_bytes, plan.total_bytes) == (0, PAGE + 8 * MIB)
+
+
 # --- any address space ---------------------------------------------------------------------------------------------
 
 _sizes = st.sampled_from([1, 1, 2, 3, 7, 255, 256, 257, 300, 511, 512, 513, 600])
@@ -194,7 +235,7 @@ def address_spaces(draw: st.DrawFn) -> tuple[list[Decided], list[int]]:
     runs: list[int] = []
     position = BASE - 2 * PAGE
     while True:
-        position += draw(st.sampled_from([1, 1, 2, 200, 255, 256, 257, 400, 600])) * PAGE
+        position += draw(st.sampled_from([1, 1, 2, 31, 32, 33, 63, 64, 65, 200, 257, 400, 600])) * PAGE
         length = draw(st.sampled_from([1, 1, 2, 100, 256])) * PAGE
         if position >= address:
             break
@@ -206,10 +247,10 @@ def address_spaces(draw: st.DrawFn) -> tuple[list[Decided], list[int]]:
 @settings(max_examples=150)
 @given(address_spaces(), st.booleans(), st.integers(0, 9000), st.sampled_from([PAGE, 3 * PAGE, 1 << 20, (1 << 20) + 8]))
 def test_every_touched_byte_is_at_its_place_and_every_hole_was_never_touched(
-    space: tuple[list[Decided], list[int]], zeros: bool, notes_bytes: int, chunk_bytes: int
+    space: tuple[list[Decided], list[int]], whole: bool, notes_bytes: int, chunk_bytes: int
 ) -> None:
     decided, runs = space
-    plan = plan_of(decided, runs, notes_bytes, holes_as_zeros=zeros)
+    plan = plan_of(decided, runs, notes_bytes, holes_as_zeros=whole)
     data = file_of(plan, chunk_bytes)
     touched = touched_pages(runs)
 
@@ -218,7 +259,7 @@ def test_every_touched_byte_is_at_its_place_and_every_hole_was_never_touched(
     assert list(plan.starts) == sorted(plan.starts)
     assert sum(plan.memory_sizes) == sum(r.size for r, _, _ in decided)
     assert all(file <= memory for file, memory in zip(plan.file_sizes, plan.memory_sizes, strict=True))
-    assert not any(zeros and planned.hole_bytes for planned in plan.regions)
+    assert not any(whole and planned.hole_bytes for planned in plan.regions)
 
     reads = list(zip(plan.reads[::2], plan.reads[1::2], strict=True))
     assert all(length > 0 for _, length in reads)
@@ -227,10 +268,19 @@ def test_every_touched_byte_is_at_its_place_and_every_hole_was_never_touched(
     in_file: dict[int, bytes] = {}
     offset = len(headers)
     assert offset % PAGE == 0
-    for start, file in zip(plan.starts, plan.file_sizes, strict=True):
+    zeros: set[int] = set()
+    for start, file, zero in zip(plan.starts, plan.file_sizes, plan.zero_sizes, strict=True):
         for position in range(0, file, PAGE):
             in_file[start + position] = data[offset + position : offset + position + PAGE]
+        zeros.update(range(start, start + zero, PAGE))
         offset += file
+    seen = {
+        segment["p_vaddr"] + position: content[position : position + PAGE]
+        for segment in ELFFile(io.BytesIO(data)).iter_segments()
+        if segment["p_type"] == "PT_LOAD" and (content := segment.data())
+        for position in range(0, len(content), PAGE)
+    }
+    assert seen == {**in_file, **dict.fromkeys(zeros, bytes(PAGE))}, "what a reader sees"
     for address, length in reads:
         assert all(page in in_file for page in range(address, address + length, PAGE))
 
@@ -250,6 +300,7 @@ def test_every_touched_byte_is_at_its_place_and_every_hole_was_never_touched(
                     assert in_file[page] == bytes(PAGE)
                 else:
                     left_out += PAGE
+                    assert page in zeros
             assert left_out == planned.hole_bytes
         assert planned.file_bytes == sum(PAGE for page in pages if page in in_file)
         assert planned.region is mapping

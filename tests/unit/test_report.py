@@ -135,6 +135,6 @@ def test_a_report_takes_its_numbers_from_the_plan() -> None:
     plan = plan_of([(region(BASE, 8 << 20), ALL, True)], [BASE + PAGE, BASE + 2 * PAGE], notes_bytes=100)
     record = report()
     record.take_plan(plan, threads=3)
-    assert (record.bytes_planned, record.segments, record.threads) == (plan.total_bytes, 1, 3)
+    assert (record.bytes_planned, record.segments, record.threads) == (plan.total_bytes, plan.segments, 3)
     assert (record.regions, record.regions_included) == (1, 1)
     assert record.holes_bytes + record.zero_bytes + PAGE == 8 << 20
