@@ -18,7 +18,7 @@ from .options import DumpOptions, Holes, ModeChoice, Shared
 from .pagemap import open_pagemap, scan_spans, shmem_data_runs
 from .permissions import refusal
 from .plan import DumpPlan, make_plan
-from .policy import DEFAULT_FILTER, Decision, Preset
+from .policy import DEFAULT_FILTER, Decision, Preset, is_hotspot
 from .preconditions import BUFFER_HEADROOM, SHARED_BUDGET, is_copied, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, ProcessHandle, TaskStatus, parse_auxv
 from .regions import Region, RegionKind, split_at
@@ -201,7 +201,8 @@ def plan_regions(
     try:
         target_filter = coredump_filter(task)
         pointers = sorted(stack_pointers)
-        decisions = [options.policy.decide(region, target_filter, probe, pointers) for region in pieces]
+        hotspot = is_hotspot(regions)
+        decisions = [options.policy.decide(region, target_filter, probe, pointers, hotspot) for region in pieces]
     finally:
         probe.close()
     return lay_out(task, pieces, decisions, options.holes, notes_bytes, arch)

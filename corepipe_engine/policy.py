@@ -11,7 +11,7 @@ import enum
 import fnmatch
 import mmap
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .elf import round_up
@@ -228,14 +228,25 @@ class Policy:
         ]
 
     def decide(
-        self, region: Region, target_filter: int, is_elf: HeaderProbe, stack_pointers: Sequence[int] = ()
+        self,
+        region: Region,
+        target_filter: int,
+        is_elf: HeaderProbe,
+        stack_pointers: Sequence[int] = (),
+        hotspot: bool = False,
     ) -> Decision:
         """Return the decision for one region.
 
-        target_filter: the target's coredump_filter; stack_pointers: of all threads, ascending, for the preset `stacks`.
+        target_filter: the target's coredump_filter; stack_pointers: of all threads, ascending, for the preset `stacks`;
+        hotspot: the target is a JVM, which has set bits of its filter by itself.
         """
         bits = target_filter if self.filter_bits is None else self.filter_bits
-        decision = self._decide_by_preset(region, bits, is_elf, stack_pointers)
+        if hotspot and self.filter_bits is None and _is_on_disk(region):
+            decision = self._decide_by_preset(region, bits & ~FilterBit.MAPPED_PRIVATE, is_elf, stack_pointers)
+            if not decision.included and bits & FilterBit.MAPPED_PRIVATE and self.preset in _PRESETS_BY_FILTER:
+                decision = Decision(Extent.NONE, "unchanged file on disk (filter bit 2 was set by HotSpot itself)")
+        else:
+            decision = self._decide_by_preset(region, bits, is_elf, stack_pointers)
         for include, selector in reversed(self.rules):
             if selector.matches(region):
                 if not include:
@@ -262,6 +273,27 @@ _UNREADABLE_KINDS = frozenset({RegionKind.DEVICE, RegionKind.VVAR, RegionKind.VS
 ALL_BITS = 0x1FF
 
 
+_PRESETS_BY_FILTER = frozenset({Preset.KERNEL, Preset.JAVA})
+CDS_SUFFIX = b".jsa"
+
+
+def is_hotspot(regions: Iterable[Region]) -> bool:
+    """Return whether the regions are those of a JVM."""
+    return any(region.path.endswith(b"/libjvm.so") for region in regions)
+
+
+def _is_on_disk(region: Region) -> bool:
+    """Return whether a region is a part of a file that the process has not changed and cannot change.
+
+    HotSpot sets bit 2 of its own coredump_filter for the sake of its CDS archive (-XX:+DumpPrivateMappingsInCore, the
+    default; os_linux.cpp). Taken at its word that means 120 MB of lib/modules, and every index file that a search
+    engine has mapped. The serviceability agent looks for none of it in a core, and reads binaries from the disk.
+    """
+    if region.kind is not RegionKind.FILE or region.deleted or region.path.endswith(CDS_SUFFIX):
+        return False
+    return "w" not in region.perms and not region.anonymous + region.swap
+
+
 def _decide_full(region: Region, bits: int, is_elf: HeaderProbe) -> Decision:
     decision = decide_as_kernel(region, ALL_BITS, is_elf)
     return Decision(decision.extent, "preset full") if decision.included else decision
@@ -271,7 +303,7 @@ def _decide_java(region: Region, bits: int, is_elf: HeaderProbe) -> Decision:
     """Heaps may be shared (memfd) or huge pages; the CDS archive is a file that jhsdb reads through the core."""
     wanted = bits | FilterBit.ANON_PRIVATE | FilterBit.ANON_SHARED | FilterBit.ELF_HEADERS
     wanted |= FilterBit.HUGETLB_PRIVATE | FilterBit.HUGETLB_SHARED
-    if region.path.endswith(b".jsa") and "dd" not in region.flags:
+    if region.path.endswith(CDS_SUFFIX) and "dd" not in region.flags:
         return Decision(Extent.ALL, "CDS archive (preset java)")
     return decide_as_kernel(region, wanted, is_elf)
 

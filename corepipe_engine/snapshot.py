@@ -26,7 +26,7 @@ from .inspection import HeaderProbe, coredump_filter, live_task, touched
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes
 from .plan import DumpPlan, check_expressible, make_plan
-from .policy import Decision
+from .policy import Decision, is_hotspot
 from .preconditions import inherits_orphans, is_copied, is_private_hugetlb, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
 from .regions import Region, split_at
@@ -260,7 +260,7 @@ def _plan(
     wiped = [region for region in regions if region.start not in special_ends and "wf" in region.flags]
     pieces = split_at(regions, options.policy.boundaries())
     pointers = sorted(arch.stack_pointer(state.general) for state in states)
-    target_filter = coredump_filter(copy.folder)
+    target_filter, hotspot = coredump_filter(copy.folder), is_hotspot(regions)
     probe = HeaderProbe(copy.folder)
     decisions, sparse = [], []
     runs: array[int] = array("Q")
@@ -269,7 +269,7 @@ def _plan(
         for index, piece in enumerate(pieces):
             at = special.get(piece.start)
             if at is None:
-                decisions.append(options.policy.decide(piece, target_filter, probe, pointers))
+                decisions.append(options.policy.decide(piece, target_filter, probe, pointers, hotspot))
                 continue
             batch = _touched_between(copy.folder, pieces[first:index], decisions[first:index])
             runs.extend(batch[0])

@@ -19,6 +19,7 @@ from corepipe_engine.policy import (
     Policy,
     Preset,
     decide_as_kernel,
+    is_hotspot,
     parse_selector,
 )
 from corepipe_engine.regions import Region, RegionKind, split_at
@@ -36,6 +37,10 @@ def no_elf(_: Region) -> bool:
 
 def mapping(**fields: object) -> Region:
     return region(BASE, 16 * PAGE, **fields)
+
+
+def file_mapping(path: bytes, **fields: object) -> Region:
+    return mapping(**{"inode": 1, "kind": RegionKind.FILE, "path": path, **fields})
 
 
 ANON = mapping(anonymous=PAGE)
@@ -176,6 +181,44 @@ def test_java_takes_the_cds_archive_and_heaps_of_any_kind() -> None:
         assert policy.decide(mapped, 0, no_elf).extent is Extent.ALL
     assert policy.decide(FILE_START, 0, elf).extent is Extent.FIRST_PAGE
     assert policy.decide(FILE, 0, elf).extent is Extent.NONE
+
+
+@pytest.mark.parametrize("preset", [Preset.KERNEL, Preset.JAVA])
+def test_a_jvms_own_filter_does_not_send_what_an_unchanged_file_on_disk_holds(preset: Preset) -> None:
+    policy, bits = Policy(preset), 0x3F
+    modules = file_mapping(b"/jdk/lib/modules", perms="r--s", flags=frozenset({"rd", "mr"}))
+    code, header = (
+        file_mapping(b"/jdk/libjvm.so", perms="r-xp", offset=4096),
+        file_mapping(b"/jdk/libjvm.so", perms="r--p"),
+    )
+    for mapped, extent in ((modules, Extent.NONE), (code, Extent.NONE), (header, Extent.FIRST_PAGE)):
+        is_elf = mapped is not modules
+        decision = policy.decide(mapped, bits, lambda _, is_elf=is_elf: is_elf, hotspot=True)
+        assert decision.extent is extent
+        assert extent is Extent.FIRST_PAGE or "set by HotSpot" in decision.reason
+        for asked in (policy.decide(mapped, bits, elf), Policy(preset, bits).decide(mapped, 0, elf, hotspot=True)):
+            assert asked.extent is Extent.ALL, "another process, and a filter that a person gave"
+        assert Policy(Preset.FULL).decide(mapped, bits, elf, hotspot=True).extent is Extent.ALL
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"path": b"/app/lib.so (deleted)"},
+        {"path": b"/jdk/classes.jsa"},
+        {"perms": "rw-p"},
+        {"anonymous": 4096},
+        {"swap": 4096},
+    ],
+)
+def test_a_jvms_own_filter_sends_what_no_file_on_disk_holds(fields: dict[str, object]) -> None:
+    mapped = mapping(**{"inode": 1, "kind": RegionKind.FILE, "path": b"/app/lib.so", "perms": "r--p", **fields})
+    assert Policy().decide(mapped, 0x3F, elf, hotspot=True).extent is Extent.ALL
+
+
+def test_a_process_with_libjvm_is_a_jvm() -> None:
+    assert is_hotspot([file_mapping(b"/bin/java"), file_mapping(b"/jdk/lib/server/libjvm.so")])
+    assert not is_hotspot([file_mapping(b"/bin/java"), file_mapping(b"/tmp/notlibjvm.so")])
 
 
 def test_stacks_takes_what_a_backtrace_needs_and_no_heap() -> None:
