@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from .arch import Arch, arch_of
 from .elf import ELF_MAGIC, AuxvType, ElfClass
-from .errors import CorepipeError, NoSuchProcessError, UsageError
+from .errors import CorepipeError, NoSuchProcessError, NotPermittedError, UsageError
 from .headroom import own_memory_limit
 from .memory import Buffer, ProcessMemory
 from .notes import expected_notes_bytes, file_mappings
 from .options import DumpOptions, Holes, ModeChoice, Shared
 from .pagemap import open_pagemap, scan_spans, shmem_data_runs
-from .permissions import refusal
+from .permissions import explain_refusal, refusal
 from .plan import DumpPlan, make_plan
 from .policy import DEFAULT_FILTER, Decision, Preset, is_hotspot
 from .preconditions import BUFFER_HEADROOM, SHARED_BUDGET, is_copied, snapshot_refusal
@@ -74,10 +74,21 @@ def open_target(pid: int) -> ProcessHandle:
         found = refusal(pid, _status_of_running(process))
         if found is not None:
             raise found
+        _check_readable(process)
     except BaseException:
         process.close()
         raise
     return process
+
+
+def _check_readable(process: ProcDir) -> None:
+    """Raise what forbids a look at the address space, with the rule that does. Errors: NotPermittedError."""
+    try:
+        process.read("auxv")
+    except NotPermittedError as error:
+        raise explain_refusal(process, attaching=False) from error
+    except CorepipeError:  # the leader has exited: its threads will be asked
+        return
 
 
 def _status_of_running(process: ProcessHandle) -> TaskStatus:

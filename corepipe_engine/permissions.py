@@ -59,8 +59,11 @@ def refusal(pid: int, status: TaskStatus) -> CorepipeError | None:
     return None
 
 
-def explain_refusal(process: ProcDir) -> NotPermittedError:
-    """Return the error for a ptrace call that failed with EPERM: the rule that most likely forbade it."""
+def explain_refusal(process: ProcDir, attaching: bool = True) -> NotPermittedError:
+    """Return the error for a ptrace call that failed with EPERM: the rule that most likely forbade it.
+
+    attaching: False where already a look into /proc was refused, with which Yama does not meddle.
+    """
     pid = process.pid
     try:
         status = parse_status(process.read("status"))
@@ -69,7 +72,7 @@ def explain_refusal(process: ProcDir) -> NotPermittedError:
     found = refusal(pid, status)
     if isinstance(found, NotPermittedError):
         return found
-    scope = _yama_scope()
+    scope = _yama_scope() if attaching else 0
     if scope == 3:
         return NotPermittedError(
             "Yama forbids tracing on this host (kernel.yama.ptrace_scope = 3)",

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from ..support import proc
-from ..support.checks import assert_running, assert_target_untouched
+from ..support.checks import assert_counter_moves, assert_running, assert_target_untouched
+from ..support.cores import Core, assert_well_formed
+from ..support.dumps import in_both_modes, tells_of_both_modes
 from ..support.engine import REPOSITORY, Outcome, environment, run_corepipe
+from ..support.targets import start_target
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -77,14 +80,18 @@ def is_kernel_thread(pid: int) -> bool:
         return False
 
 
-def test_a_kernel_thread_is_status_2(tmp_path):
+@tells_of_both_modes("a kernel thread")
+def test_a_kernel_thread_is_status_2(tmp_path, tell):
+    tell("refused, with the reason")
     pid = next((pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_kernel_thread(pid)), None)
     if pid is None:
         pytest.skip("no kernel thread can be seen here")
     refused(pid, status=2, says="is a kernel thread", output=tmp_path / "core")
 
 
-def test_a_zombie_is_status_4(tmp_path):
+@tells_of_both_modes("a zombie")
+def test_a_zombie_is_status_4(tmp_path, tell):
+    tell("refused, with the reason")
     process = subprocess.Popen(["true"])
     try:
         eventually("the child is a zombie", lambda: proc.status_field(process.pid, "State")[0] == "Z")
@@ -103,7 +110,9 @@ def test_its_own_pid_is_status_2(tmp_path):
     assert b"corepipe cannot dump itself" in result.stderr
 
 
-def test_the_id_of_a_thread_is_told_from_that_of_a_process(spawn_target, tmp_path):
+@tells_of_both_modes("the id of a thread instead of a process")
+def test_the_id_of_a_thread_is_told_from_that_of_a_process(spawn_target, tmp_path, tell):
+    tell("refused, names the process")
     target = spawn_target("nine", 4096)
     thread = proc.tids(target.pid)[-1]
     said = f"{thread} is a thread of process {target.pid}, not a process\n  try: corepipe {target.pid} > core"
@@ -111,7 +120,9 @@ def test_the_id_of_a_thread_is_told_from_that_of_a_process(spawn_target, tmp_pat
 
 
 @pytest.mark.needs("gdb")
-def test_a_process_traced_by_another_is_status_3_and_stays_with_its_tracer(spawn_target, tmp_path):
+@tells_of_both_modes("traced by a debugger already")
+def test_a_process_traced_by_another_is_status_3_and_stays_with_its_tracer(spawn_target, tmp_path, tell):
+    tell("refused, names the debugger")
     target = spawn_target("nine", 4096)
     gdb = subprocess.Popen(
         ["gdb", "-nx", "-q", "-iex", "set debuginfod enabled off", "-p", str(target.pid)],
@@ -159,7 +170,9 @@ def as_nobody(folder: Path, *arguments: object) -> subprocess.CompletedProcess[s
         )
 
 
-def test_a_process_of_another_user_is_status_3_and_the_hint_is_sudo(spawn_target, engine_for_everybody):
+@tells_of_both_modes("of another user, without root")
+def test_a_process_of_another_user_is_status_3_and_the_hint_is_sudo(spawn_target, engine_for_everybody, tell):
+    tell("refused, the hint is sudo")
     target = spawn_target("nine", 4096)
     before = target.fingerprint()
     for extra in ((), ("--plan",), ("--mode", "direct")):
@@ -171,21 +184,35 @@ def test_a_process_of_another_user_is_status_3_and_the_hint_is_sudo(spawn_target
     assert_target_untouched(target, before)
 
 
-def test_a_user_dumps_his_own_process_without_root(build_target, engine_for_everybody):
-    from ..support.cores import Core, assert_well_formed
-    from ..support.targets import start_target
-
+@in_both_modes("one's own, without root")
+def test_a_user_dumps_his_own_process_without_root(build_target, engine_for_everybody, mode):
     with start_target(
         [build_target("nine")], engine_for_everybody, signals="default", user=NOBODY, group=NOBODY, extra_groups=[],
         state_mode=0o666,
     ) as target:  # fmt: skip
         # a program that changed its user is not dumpable until it executes another; this one was started by execve
-        result = as_nobody(engine_for_everybody, target.pid)
+        result = as_nobody(engine_for_everybody, target.pid, "--mode", mode)
         assert result.returncode == 0, result.stderr
         core = Core(engine_for_everybody / "core")
         assert_well_formed(core)
         assert len(core.thread_ids) == 9
         assert_running(target.pid)
+
+
+@tells_of_both_modes("one's own and not dumpable, without root")
+def test_a_user_is_told_why_his_own_process_cannot_be_dumped(build_target, engine_for_everybody, tell):
+    tell("refused, with the reason")
+    with start_target(
+        [build_target("odd"), "undumpable"], engine_for_everybody, user=NOBODY, group=NOBODY, extra_groups=[],
+        state_mode=0o666,
+    ) as target:  # fmt: skip
+        before = target.signals
+        result = as_nobody(engine_for_everybody, target.pid)
+        assert result.returncode == 3
+        assert f"process {target.pid} is not dumpable (setuid, capabilities, or prctl" in result.stderr
+        assert f"try: sudo corepipe {target.pid}" in result.stderr
+        assert_counter_moves(target)
+        assert target.signals == before
 
 
 def test_a_terminal_as_standard_output_is_refused_before_the_target_is_touched(spawn_target):

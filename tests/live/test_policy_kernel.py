@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,30 +23,16 @@ import pytest
 from ..support.cores import Core, Segment, assert_well_formed, pattern, without_rseq
 from ..support.engine import run_corepipe
 from ..support.kernel_core import end_with_kernel_core
+from ..support.machine import huge_pages, shm_folder
 from ..support.targets import start_target
 
 pytestmark = pytest.mark.live
-HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 ALL, DEFAULT = 0x1FF, 0x33
 FILTERS = [*(1 << bit for bit in range(9)), DEFAULT, 0, ALL]
 ONLY_THE_KERNEL_KNOWS = "file_restored"
 """A private file mapping that was written to and given back (MADV_DONTNEED): that it was, only the kernel knows
 (vma->anon_vma), and takes the pages for bit 0, though they are the file's."""
 EXECUTE_ONLY = 1
-
-
-@contextlib.contextmanager
-def huge_pages(count: int) -> Iterator[bool]:
-    """So many free huge pages more. Yields False where they cannot be had."""
-    if not HUGE_PAGES.exists():
-        yield False
-        return
-    before = int(HUGE_PAGES.read_text())
-    try:
-        HUGE_PAGES.write_text(str(before + count))
-        yield int(HUGE_PAGES.read_text()) == before + count
-    finally:
-        HUGE_PAGES.write_text(str(before))
 
 
 def inside(core: Core, mapping: Segment) -> list[Segment]:
@@ -97,7 +82,7 @@ def difference(ours: Core, kernel: Core, mapping: Segment, rseq: list[int]) -> s
 def test_every_kind_of_mapping_goes_in_exactly_where_the_kernel_takes_it(build_target, bits, mode):
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cp-")))  # core_pattern holds 127 bytes
-        shm = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corepipe-test-", dir="/dev/shm")))
+        shm = stack.enter_context(shm_folder())
         huge = mode == "direct" and stack.enter_context(huge_pages(2))  # with private ones there is no snapshot
         program = build_target("every")
         command = [program, folder, shm, *(["hugetlb"] if huge else [])]

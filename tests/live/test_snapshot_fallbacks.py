@@ -17,7 +17,7 @@ from ..support import proc
 from ..support.cgroups import new_cgroup
 from ..support.checks import assert_counter_moves, assert_running, assert_target_untouched
 from ..support.cores import NT_PRPSINFO, Core, assert_well_formed, pattern
-from ..support.dumps import AREA_BYTES, assert_falls_back, assert_snapshot
+from ..support.dumps import AREA_BYTES, TABLE, assert_falls_back, assert_snapshot
 from ..support.engine import assert_nothing_left, run_corepipe
 from ..support.snapshots import never_seen_in, streaming, traced_by
 from ..support.targets import Target, start_as_init, start_target
@@ -29,6 +29,14 @@ SOAK = bool(int(os.environ.get("COREPIPE_SOAK", "0")))
 CLONE, WAIT4, EXIT, SIGRETURN = 56, 61, 60, 15
 PR_CAPBSET_DROP, CAP_SYS_ADMIN = 24, 21
 NO_PROCESS = r"no further process \(EAGAIN\): RLIMIT_NPROC, or pids\.max"
+
+
+FALLS_BACK = "falls back to `buffer` and says why"
+
+
+def in_snapshot(row: str):
+    """Mark a test that tells of mode `snapshot` alone."""
+    return pytest.mark.tells(TABLE, row, "snapshot")
 
 
 def without_sys_admin() -> None:
@@ -43,6 +51,7 @@ def without_sys_admin() -> None:
 @pytest.mark.parametrize(
     "arguments", [("allow",), ("errno", CLONE), ("errno", WAIT4)], ids=["allow", "errno-clone", "errno-wait4"]
 )
+@in_snapshot("under a seccomp filter")
 def test_a_filter_that_kills_nobody_is_passed(spawn_target, tmp_path, arguments):
     target = spawn_target("confined", *arguments)
     for _ in range(3):
@@ -63,7 +72,9 @@ def test_a_filter_that_kills_nobody_is_passed(spawn_target, tmp_path, arguments)
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else "",
 )
-def test_a_filter_that_would_kill_or_bar_the_way_home_is_never_met(spawn_target, tmp_path, arguments, reason):
+@in_snapshot("under a seccomp filter that kills on clone, or strict mode")
+def test_a_filter_that_would_kill_or_bar_the_way_home_is_never_met(spawn_target, tmp_path, arguments, reason, tell):
+    tell(FALLS_BACK)
     target = spawn_target("confined", *arguments)
     if arguments == ("strict",):
         eventually("strict mode", lambda: proc.status_field(target.pid, "Seccomp") == "1")
@@ -82,8 +93,10 @@ def test_without_cap_sys_admin_a_target_without_filter_is_copied(spawn_target, t
 # --- what the kernel grants ----------------------------------------------------------------------------------------
 
 
-def test_rlimit_nproc(build_target, open_folder, tmp_path):
+@in_snapshot("at its limit of processes (RLIMIT_NPROC)")
+def test_rlimit_nproc(build_target, open_folder, tmp_path, tell):
     """Without CAP_SYS_ADMIN and CAP_SYS_RESOURCE, as a user other than root, the limit holds."""
+    tell(FALLS_BACK)
     with start_target(
         [build_target("odd")], open_folder, state_mode=0o666, user=NOBODY, group=NOBODY, extra_groups=[],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)),
@@ -91,7 +104,9 @@ def test_rlimit_nproc(build_target, open_folder, tmp_path):
         assert_falls_back(target, tmp_path, NO_PROCESS)
 
 
-def test_pids_max(spawn_target, tmp_path):
+@in_snapshot("in a cgroup at its limit of processes (pids.max)")
+def test_pids_max(spawn_target, tmp_path, tell):
+    tell(FALLS_BACK)
     target = spawn_target("odd")
     with new_cgroup("pids") as group:
         if group is None:
@@ -127,7 +142,9 @@ def no_overcommit():
         path.write_text(old)
 
 
-def test_overcommit_forbidden(spawn_target, tmp_path):
+@in_snapshot("overcommit forbidden, no room for a second one")
+def test_overcommit_forbidden(spawn_target, tmp_path, tell):
+    tell(FALLS_BACK)
     room = meminfo("CommitLimit") - meminfo("Committed_AS")
     if room < 1 << 30:
         pytest.skip("too little memory is left to be committed on this machine")
@@ -137,7 +154,9 @@ def test_overcommit_forbidden(spawn_target, tmp_path):
     assert_snapshot(target, tmp_path)
 
 
-def test_a_memory_cgroup_that_is_nearly_full(spawn_target, tmp_path):
+@in_snapshot("in a cgroup whose memory is nearly used up")
+def test_a_memory_cgroup_that_is_nearly_full(spawn_target, tmp_path, tell):
+    tell(FALLS_BACK)
     target = spawn_target("odd")
     with new_cgroup("memory") as group:
         if group is None:
@@ -154,35 +173,26 @@ def test_a_memory_cgroup_that_is_nearly_full(spawn_target, tmp_path):
 # --- what the target is --------------------------------------------------------------------------------------------
 
 
-def test_a_leader_that_has_exited(spawn_target, tmp_path):
-    target = spawn_target("leaderless")
-    before = target.signals
-    for _ in range(3):
-        run_corepipe(target.pid, "--mode", "snapshot", "--report", tmp_path / "report.json", output=tmp_path / "core")
-        core = Core(tmp_path / "core")
-        assert_well_formed(core)
-        assert core.thread_ids == [tid for tid in proc.tids(target.pid) if tid != target.pid]
-        assert core.read(target.number("area"), 4 * 4096) == pattern(4 * 4096)
-        assert not proc.tracers(target.pid)
-        assert_counter_moves(target)
-        assert target.signals == before
-        assert not proc.children(target.pid)
-
-
-def test_a_program_without_a_c_library(build_target, tmp_path):
+@in_snapshot("program: static, without a C library")
+def test_a_program_without_a_c_library(build_target, tmp_path, tell):
+    tell(FALLS_BACK)
     program = build_target("bare", "-nostdlib", "-static", "-ffreestanding", "-fno-stack-protector")
     with start_target([program], tmp_path) as target:
         assert_falls_back(target, tmp_path, r"holds no system call that could be used \(no C library\)")
 
 
-def test_userfaultfd(spawn_target, tmp_path):
+@in_snapshot("uses userfaultfd")
+def test_userfaultfd(spawn_target, tmp_path, tell):
+    tell(FALLS_BACK)
     assert_falls_back(spawn_target("odd", "userfaultfd"), tmp_path, "the target uses userfaultfd")
 
 
 @pytest.mark.parametrize(
     ("limit", "depth"), [(resource.RLIM_INFINITY, 4 << 20), (256 << 10, 200 << 10)], ids=["grown", "small-limit"]
 )
-def test_a_main_stack_in_use_down_to_its_end(spawn_target, tmp_path, limit, depth):
+@in_snapshot("main stack in use down to its end")
+def test_a_main_stack_in_use_down_to_its_end(spawn_target, tmp_path, limit, depth, tell):
+    tell(FALLS_BACK)
     target = spawn_target(
         "odd", "deep", depth, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (limit, limit))
     )
@@ -211,6 +221,7 @@ SIGCHLD_KINDS = ("handler", "default", "ignore", "signalfd")
 
 @pytest.mark.needs("unshare")
 @pytest.mark.parametrize("kind", SIGCHLD_KINDS)
+@in_snapshot("pid 1 of a pid namespace, as in a container")
 def test_pid_1_of_its_namespace_is_copied_and_has_no_child_to_notice(build_target, tmp_path, kind):
     with start_as_init([build_target("parent"), kind], tmp_path) as target:
         assert target.facts["seen_pid"] == "1"
@@ -231,7 +242,9 @@ def test_pid_1_under_a_filter_that_forbids_wait4_keeps_no_zombie(build_target, t
 
 
 @pytest.mark.parametrize("kind", SIGCHLD_KINDS)
-def test_a_subreaper_is_copied_to_ram_and_has_no_child_to_notice(spawn_target, tmp_path, kind):
+@in_snapshot("a subreaper (systemd --user, docker-init)")
+def test_a_subreaper_is_copied_to_ram_and_has_no_child_to_notice(spawn_target, tmp_path, kind, tell):
+    tell(FALLS_BACK)
     target = spawn_target("parent", kind, "subreaper")
     assert_falls_back(target, tmp_path, "the target is a subreaper and would inherit the snapshot")
     for _ in range(4):

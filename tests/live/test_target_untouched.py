@@ -6,6 +6,7 @@ import pytest
 
 from ..support import proc
 from ..support.checks import assert_no_larger, assert_still_stopped, assert_target_untouched
+from ..support.dumps import in_both_modes
 from ..support.engine import assert_nothing_left, run_corepipe
 
 pytestmark = pytest.mark.live
@@ -24,7 +25,7 @@ def test_after_a_dump_the_target_runs_unsignalled_untraced_and_without_children(
         assert_nothing_left(outcome.pid)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@in_both_modes("stopped by SIGSTOP: stays stopped", "buffer")
 def test_a_target_stopped_before_is_stopped_after(spawn_target, tmp_path, mode):
     target = spawn_target("nine")
     target.stop()

@@ -16,10 +16,22 @@ AREA_BYTES = 4 * 4096
 """A target that tells of an `area` has at least that much of the pattern there."""
 
 
-def in_both_modes(row: str, table: str = "threads and targets"):
-    """Run a test with mode `direct` and `snapshot`; each tells of its cell in the README's table."""
-    cells = [pytest.param(mode, marks=pytest.mark.tells(table, row, mode)) for mode in ("direct", "snapshot")]
-    return pytest.mark.parametrize("mode", cells)
+TABLE = "threads and targets"
+
+
+def in_both_modes(row: str, *others: str):
+    """Run a test with mode `direct` and `snapshot`, and with others that have no column in the README's table."""
+    cells = [pytest.param(mode, marks=pytest.mark.tells(TABLE, row, mode)) for mode in ("direct", "snapshot")]
+    return pytest.mark.parametrize("mode", [*cells, *others])
+
+
+def tells_of_both_modes(row: str):
+    """Mark a test that is of no mode."""
+
+    def mark(test):
+        return pytest.mark.tells(TABLE, row, "snapshot")(pytest.mark.tells(TABLE, row, "direct")(test))
+
+    return mark
 
 
 def dump(target: Target, folder: Path, *arguments: object, **options):

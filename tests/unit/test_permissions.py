@@ -93,6 +93,13 @@ def test_the_rule_that_forbade_it_is_named(
     assert hint in error.hint
 
 
+def test_yama_is_not_blamed_for_a_look_into_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permissions, "_yama_scope", lambda: 1)
+    monkeypatch.setattr(permissions, "can_ptrace_all", lambda: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "not dumpable" in explain_refusal(FakeProcess(), attaching=False).message  # type: ignore[arg-type]
+
+
 def test_capabilities_are_read_from_the_kernel() -> None:
     effective = parse_capabilities()
     assert [has_capability(number) for number in range(41)] == [bool(effective >> number & 1) for number in range(41)]
