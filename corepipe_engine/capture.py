@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .arch import Arch, ThreadState
 from .errors import CorepipeError
@@ -21,6 +22,9 @@ from .regions import Region
 from .report import Report
 from .reporter import Reporter
 
+if TYPE_CHECKING:
+    from .splice import PagePipes
+
 
 @dataclass(frozen=True, slots=True)
 class Captured:
@@ -29,7 +33,8 @@ class Captured:
     deadline: when a target that stands still until the stream has ended must be let go (CLOCK_MONOTONIC seconds); None
     for a running target or without --max-stop. shared_live: ranges (address, bytes) that are read
     while the target runs. check: raises when the source of the memory is gone; to be asked while streaming and after.
-    changed: returns, after the stream, further ranges that others may have changed before they were read.
+    changed: returns, after the stream, further ranges that others may have changed before they were read. pipes: a way
+    for most of the memory that needs no reading.
     """
 
     plan: DumpPlan
@@ -40,6 +45,7 @@ class Captured:
     shared_live: tuple[tuple[int, int], ...] = ()
     check: Callable[[], None] = field(default=lambda: None)
     changed: Callable[[], tuple[tuple[int, int], ...]] = field(default=lambda: ())
+    pipes: PagePipes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from .errors import ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze
 from .inject import ENTRY_SECONDS, REAP_HELPER, StuckError, wait_for
 from .preconditions import SECCOMP_FILTER, thread_refusal
-from .procfs import ProcDir, parse_status
+from .procfs import PAGE_SIZE, ProcDir, parse_status
 from .ptrace import WALL
 from .registers import ThreadRegisters
 from .seccomp import Action, FilterError, verdict
@@ -26,6 +27,11 @@ context is not: while it is shared, the target may not change its mount namespac
 _CLOSE_RANGE_UNSHARE: Final = 2
 EVERY_DESCRIPTOR: Final = (0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE)
 """Arguments of close_range: all descriptors, in a table of its own."""
+_LATER_CALLS: Final = {
+    SystemCall.CLOSE_RANGE: EVERY_DESCRIPTOR,
+    SystemCall.PIPE2: (PAGE_SIZE, os.O_CLOEXEC),
+    SystemCall.VMSPLICE: (1, PAGE_SIZE, 1, 0),
+}
 _RETRIES: Final = 8
 _RESTART_BLOCK: Final = -516
 
@@ -136,15 +142,20 @@ def seccomp_programs(tid: int) -> list[bytes]:
     return programs
 
 
-def may_close_range(tid: int, gadgets: Gadgets, injection: Injection) -> bool:
-    """Return whether a thread's filters, which the snapshot inherits, let it close its descriptors."""
-    number = injection.number(SystemCall.CLOSE_RANGE)
-    address = gadgets.system_call + injection.system_call_bytes
+def calls_of_the_snapshot(tid: int, gadgets: Gadgets, injection: Injection) -> frozenset[SystemCall]:
+    """Return which calls the snapshot may make later on: it inherits the thread's filters."""
     try:
-        action = verdict(seccomp_programs(tid), number, injection.audit_arch, address, EVERY_DESCRIPTOR)
-    except (OSError, FilterError) as error:
-        return isinstance(error, OSError) and error.errno == errno.EINVAL  # no filter at all
-    return action in (Action.ALLOW, Action.LOG)
+        programs = seccomp_programs(tid)
+    except OSError as error:
+        return frozenset(_LATER_CALLS if error.errno == errno.EINVAL else ())  # EINVAL: there are no filters
+    address = gadgets.system_call + injection.system_call_bytes
+    allowed = set()
+    for call, arguments in _LATER_CALLS.items():
+        with contextlib.suppress(FilterError):
+            action = verdict(programs, injection.number(call), injection.audit_arch, address, arguments)
+            if action in (Action.ALLOW, Action.LOG):
+                allowed.add(call)
+    return frozenset(allowed)
 
 
 def check_seccomp(tid: int, gadgets: Gadgets, injection: Injection) -> ptrace.Option:

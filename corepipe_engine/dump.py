@@ -180,7 +180,7 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | Non
     The target may stand still meanwhile, so nothing waits here for the sink to explain itself.
     """
     plan = captured.plan
-    stream = CoreStream(plan, plan.header(captured.notes), captured.reader, sink.fd, sink.command)
+    stream = CoreStream(plan, plan.header(captured.notes), captured.reader, sink.fd, sink.command, pipes=captured.pipes)
     watch = _Watch(context, captured, sink, stream)
     begun = time.monotonic()
     stream.start()
@@ -196,7 +196,7 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | Non
         return error
     finally:
         stream.close(_DRAIN_SECONDS if stream.done and stream.error is None else 0.0)
-        context.report.bytes_written = stream.written
+        context.report.bytes_written, context.report.bytes_spliced = stream.written, stream.spliced
         context.report.stream_seconds = time.monotonic() - begun
         context.report.unreadable = list(captured.reader.unreadable)
         context.report.unreadable_bytes = sum(length for _, length in captured.reader.unreadable)
@@ -242,6 +242,8 @@ class _Watch:
             if self._deadline is not None:
                 timeout = min(timeout, max(self._deadline - now, 0.0))
             watch_once(self._context, self._sink, timeout, self._stream.wake_fd)
+            if self._stream.serve():
+                continue
             self._captured.check()
             if self._deadline is not None and time.monotonic() >= self._deadline and not self._stream.done:
                 raise StopDeadlineError(

@@ -20,7 +20,7 @@ from typing import Final
 from . import ptrace
 from .arch import Gadgets, SystemCall, ThreadState
 from .capture import Context
-from .choice import EVERY_DESCRIPTOR, HELPER_FLAGS, SNAPSHOT_FLAGS, check_thread, may_close_range
+from .choice import EVERY_DESCRIPTOR, HELPER_FLAGS, SNAPSHOT_FLAGS, calls_of_the_snapshot, check_thread
 from .errors import CorepipeError, DumpFailedError, ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze, StoppedThread
 from .headroom import prefer_as_victim
@@ -33,13 +33,13 @@ from .inject import (
     injection_of,
     kill_tracee,
     run_to_exit,
-    sigchld_blocked,
     wait_for,
 )
 from .procfs import ProcDir
 from .ptrace import WALL
 from .regions import Region
 from .registers import ThreadRegisters
+from .splice import PagePipes, SnapshotCalls, open_pipes
 
 _RETRIES: Final = 8
 _REAP_SECONDS: Final = 1.0
@@ -53,7 +53,7 @@ _CHILD_CODES: Final = frozenset({os.CLD_KILLED, os.CLD_EXITED, os.CLD_DUMPED})
 class SnapshotProcess:
     """The copy: a stopped process of ours.
 
-    ns_pid: its id as the target sees it. inherited: the target is its parent.
+    ns_pid: its id as the target sees it. inherited: the target is its parent. pidfd: -1 once closed.
     """
 
     def __init__(self, pid: int) -> None:
@@ -62,7 +62,7 @@ class SnapshotProcess:
         self.ns_pid = pid
         self._gone = False
         self.folder = ProcDir(pid)
-        self._pidfd = os.pidfd_open(pid)
+        self.pidfd = os.pidfd_open(pid)
 
     def check(self) -> None:
         """Raise DumpFailedError if the copy is gone: what was read of it lately may be nothing but zeros."""
@@ -76,7 +76,7 @@ class SnapshotProcess:
     def _dying(self) -> bool:
         """Whether it has ended or is about to: its memory goes long before its pidfd tells of the end."""
         poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
+        poller.register(self.pidfd, select.POLLIN)
         try:
             return bool(poller.poll(0) or self.folder.stat().flags & (_PF_EXITING | _PF_SIGNALED))
         except CorepipeError:
@@ -106,9 +106,9 @@ class SnapshotProcess:
     def close(self) -> None:
         """Give back what we hold of it; kill() comes first."""
         self.folder.close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
 
 def pid_seen_by(process: ProcDir, pid: int) -> int:
@@ -136,8 +136,8 @@ class Fork:
         self._gadgets = gadgets
         self._helper = 0
         self._helper_ns_pid = 0
-        self._exit_stack = 0
-        self._may_close_range = True
+        self._exit_stack = self._scratch = 0
+        self._allowed: frozenset[SystemCall] = frozenset()
 
     def run(self, regions: list[Region], threads: Sequence[ThreadRegisters]) -> SnapshotProcess:
         """Return the snapshot. Errors: ModeUnavailableError, NoSuchProcessError, DumpFailedError."""
@@ -145,7 +145,7 @@ class Fork:
         leader = next((thread for thread in threads if thread.tid == self._freeze.process.pid), None)
         pointer = None if leader is None else self._context.arch.stack_pointer(leader.general)
         room = find_room(self._task, regions, pointer, self.injection.net_bytes(self._state))
-        self._may_close_range = may_close_range(tid, self._gadgets, self.injection)
+        self._allowed = calls_of_the_snapshot(tid, self._gadgets, self.injection)
         options = _TRACED | check_thread(self._freeze, tid, self._gadgets, self.injection)
         try:
             ptrace.set_options(tid, options)
@@ -168,7 +168,7 @@ class Fork:
         return self.snapshot
 
     def _make(self, injector: Injector) -> None:
-        self._exit_stack = injector.net.exit_stack
+        self._exit_stack, self._scratch = injector.net.exit_stack, injector.net.address
         try:
             self._clone_helper(injector)
             self._fork_snapshot(injector)
@@ -187,19 +187,27 @@ class Fork:
         With the target's table it would keep its sockets and locks, should the target exec or end. False where the
         kernel or a filter does not allow it (close_range with CLOSE_RANGE_UNSHARE came with Linux 5.9).
         """
-        snapshot, injection = self.snapshot, self.injection
-        if snapshot is None or not self._may_close_range:
+        if SystemCall.CLOSE_RANGE not in self._allowed:
             return False
-        registers = injection.registers_for(
-            self._state.general, self._gadgets, SystemCall.CLOSE_RANGE, EVERY_DESCRIPTOR, self._exit_stack
-        )
         try:
-            ptrace.set_regset(snapshot.pid, ptrace.NT_PRSTATUS, registers)
-            with sigchld_blocked():
-                run_to_exit(StoppedThread(snapshot.pid))
-            return injection.result(ptrace.get_regset(snapshot.pid, ptrace.NT_PRSTATUS)) == 0
-        except (OSError, StuckError, NotBegunError):
+            return self._calls().run(SystemCall.CLOSE_RANGE, EVERY_DESCRIPTOR) == 0
+        except OSError:
             return False
+
+    def open_pipes(self) -> PagePipes | None:
+        """Return pipes that the snapshot fills with its pages, None where that cannot be had.
+
+        Comes after let_go_of_files: the pipes must not show up among the target's descriptors.
+        """
+        snapshot = self.snapshot
+        if snapshot is None or not {SystemCall.PIPE2, SystemCall.VMSPLICE} <= self._allowed:
+            return None
+        elf = self._context.arch.elf
+        return open_pipes(self._calls(), snapshot.folder, snapshot.pidfd, self._scratch, elf)
+
+    def _calls(self) -> SnapshotCalls:
+        assert self.snapshot is not None
+        return SnapshotCalls(self.snapshot.pid, self.injection, self._gadgets, self._state.general, self._exit_stack)
 
     def _clone_helper(self, injector: Injector) -> None:
         arguments = self.injection.clone_arguments(HELPER_FLAGS, injector.net.exit_stack)

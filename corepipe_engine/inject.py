@@ -31,6 +31,8 @@ CALL_SECONDS = 60.0
 ENTRY_SECONDS = 2.0
 """How long a thread may take to begin a call: it only needs a processor."""
 _END_SECONDS = 5.0
+_LOOK_SECONDS = 0.1
+"""How long a wait lasts at the most should the SIGCHLD that ends it go astray."""
 _HANDLER_ROOM_BYTES = 32 << 10
 _STACK_IN_USE_BYTES = 64 << 10
 _SEARCH_BYTES = 1 << 18
@@ -267,7 +269,7 @@ def wait_for(tid: int, seconds: float = CALL_SECONDS) -> int:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            status = ptrace.wait_stop(tid, max(deadline - time.monotonic(), 0.0))
+            status = ptrace.wait_stop(tid, min(max(deadline - time.monotonic(), 0.0), _LOOK_SECONDS))
         except ChildProcessError as error:
             raise ProcessLookupError(tid) from error
         if status is not None:

@@ -42,6 +42,7 @@ class Report:
     threads: int = 0
     bytes_planned: int = 0
     bytes_written: int = 0
+    bytes_spliced: int = 0
     segments: int = 0
     regions: int = 0
     regions_included: int = 0

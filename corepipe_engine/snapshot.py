@@ -29,9 +29,10 @@ from .plan import DumpPlan, check_expressible, make_plan
 from .policy import Decision, is_hotspot
 from .preconditions import inherits_orphans, is_copied, is_private_hugetlb, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
-from .regions import Region, split_at
+from .regions import Region, RegionKind, split_at
 from .registers import ThreadRegisters
 from .reporter import format_bytes
+from .splice import PagePipes, without
 
 _COPY_HEADROOM: Final = 64 << 20
 _FILE_CLOCK_NS: Final = 10_000_000
@@ -76,15 +77,22 @@ def snapshot(context: Context) -> Iterator[Captured]:
                     with contextlib.suppress(CorepipeError):  # else in a stop of its own
                         _reap_frozen(context, freeze, task, copy, gadgets)
                     raise ModeUnavailableError("the target is a subreaper and would inherit the snapshot")
-            if not fork.let_go_of_files():
+            pipes = None
+            if fork.let_go_of_files():
+                pipes = fork.open_pipes()
+            else:
                 context.notice("the snapshot shares the target's open files until it has been streamed")
             context.phase(Phase.STREAM)
             states = [freeze.state(thread) for thread in frozen.threads]
-            captured = _captured(context, task, copy, frozen, states)
             try:
-                yield captured
+                captured = _captured(context, task, copy, frozen, states, pipes)
+                try:
+                    yield captured
+                finally:
+                    captured.reader.close()
             finally:
-                captured.reader.close()
+                if pipes is not None:
+                    pipes.close()
         finally:
             for copy in copies:
                 _dispose(context, copy, gadgets)
@@ -189,7 +197,12 @@ def _not_carried(regions: Sequence[Region], copied_maps: bytes, maps: bytes) -> 
 
 
 def _captured(
-    context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen, states: Sequence[ThreadState]
+    context: Context,
+    task: ProcDir,
+    copy: SnapshotProcess,
+    frozen: _Frozen,
+    states: Sequence[ThreadState],
+    pipes: PagePipes | None,
 ) -> Captured:
     """Plan from the snapshot's own smaps and page tables, and put the readers together."""
     chosen = frozen.chosen
@@ -210,6 +223,8 @@ def _captured(
         chosen,
         frozen.patches,
     )
+    if pipes is not None:
+        pipes.ranges = _own_pages(plan, chosen, frozen.patches)
     for region in wiped:
         context.reporter.emit(Notice(f"{region.start:x}-{region.end:x} was wiped by the fork (MADV_WIPEONFORK)"))
     live = tuple(
@@ -223,7 +238,23 @@ def _captured(
         shared_live=live,
         check=copy.check,
         changed=lambda: _changed_files(plan, copy.folder, frozen.wall_clock_ns),
+        pipes=pipes,
     )
+
+
+_OWN_KINDS: Final = frozenset({RegionKind.ANON, RegionKind.HEAP, RegionKind.STACK})
+
+
+def _own_pages(plan: DumpPlan, chosen: CopiedSet, patches: Sequence[tuple[int, bytes]]) -> array[int]:
+    """Return ranges (start, end, ...) of memory that is the snapshot's alone, as it was in the stop, and readable."""
+    elsewhere = {piece.start for piece in chosen.pieces}
+    regions = (planned.region for planned in plan.regions)
+    own = (
+        (region.start, region.end)
+        for region in regions
+        if region.kind in _OWN_KINDS and region.perms.startswith("r") and region.start not in elsewhere
+    )
+    return without(own, ((address, address + len(original)) for address, original in patches))
 
 
 def _changed_files(plan: DumpPlan, folder: ProcDir, since_ns: int) -> tuple[tuple[int, int], ...]:

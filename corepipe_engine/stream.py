@@ -5,15 +5,18 @@ Nothing seeks; every byte is counted. The caller's thread stays free for the sto
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import os
 import queue
 import select
+import signal
 import threading
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from .errors import CorepipeError, DumpFailedError
 from .memory import Buffer, MemoryReader
@@ -22,67 +25,178 @@ from .sink import write_error
 
 BUFFER_BYTES = 1 << 20
 BUFFERS = 4
+_NOTHING: array[int] = array("Q")
 _MAX_RANGES = 1024
 """Ranges in one buffer: as many as process_vm_readv takes in one call."""
+_MIN_DIRECT = 128 << 10
+"""Bytes in one piece from which on it pays to let the snapshot send its pages itself."""
+_MAX_GAP = 1 << 20
+"""Bytes of zeros that such a piece may have inside: the kernel makes page tables for them in the snapshot."""
+_SPLICE_MOVE = 1
+_NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(slots=True)
 class Chunk:
-    """What goes into one buffer: length bytes, of which ranges (address, length) go to places (offset, length)."""
+    """What goes into one buffer: length bytes, of which ranges (address, length) go to places (offset, length).
+
+    direct: it may go by way of a pipe that the snapshot fills; its ranges then hold the gaps between reads as well.
+    """
 
     length: int = 0
     ranges: array[int] = field(default_factory=lambda: array("Q"))
     places: array[int] = field(default_factory=lambda: array("Q"))
     zeros: list[tuple[int, int]] = field(default_factory=list)
+    direct: bool = False
+
+    def add(self, address: int, length: int, zeros: bool) -> None:
+        """Append bytes to be read, or zeros."""
+        if zeros:
+            self.zeros.append((self.length, length))
+        else:
+            self.ranges.extend((address, length))
+            self.places.extend((self.length, length))
+        self.length += length
 
 
-def chunks(plan: DumpPlan, size: int) -> Iterator[Chunk]:
-    """Yield the segment data of a plan, cut into chunks of size bytes at the most."""
+class _Piece(NamedTuple):
+    """Bytes of one segment: to be read, or zeros; direct: of memory that the snapshot can send."""
+
+    address: int
+    length: int
+    zeros: bool = False
+    direct: bool = False
+
+
+def chunks(plan: DumpPlan, size: int, direct: array[int] = _NOTHING) -> Iterator[Chunk]:
+    """Yield the segment data of a plan, cut into chunks of size bytes at the most.
+
+    direct: ranges (start, end, ...), ascending, that the snapshot can send itself.
+    """
     chunk = Chunk()
-    for address, length in _pieces(plan):
+    for piece in _long_pieces(plan, direct) if direct else _pieces(plan):
+        if piece.direct is not chunk.direct and chunk.length:
+            yield chunk
+            chunk = Chunk()
+        chunk.direct = piece.direct
         done = 0
-        while done < length:
+        while done < piece.length:
             if chunk.length == size or len(chunk.ranges) >= 2 * _MAX_RANGES:
                 yield chunk
-                chunk = Chunk()
-            step = min(length - done, size - chunk.length)
-            if address is None:
-                chunk.zeros.append((chunk.length, step))
-            else:
-                chunk.ranges.extend((address + done, step))
-                chunk.places.extend((chunk.length, step))
-            chunk.length += step
+                chunk = Chunk(direct=piece.direct)
+            step = min(piece.length - done, size - chunk.length)
+            chunk.add(piece.address + done, step, piece.zeros)
             done += step
     if chunk.length:
         yield chunk
 
 
-def _pieces(plan: DumpPlan) -> Iterator[tuple[int | None, int]]:
-    """Yield (address, length) to read and (None, length) of zeros, in the order of the file."""
+def _pieces(plan: DumpPlan) -> Iterator[_Piece]:
+    """Yield what is to be read and the zeros in between, in the order of the file."""
     reads, index = plan.reads, 0
     for start, file_size in zip(plan.starts, plan.file_sizes, strict=True):
         position, end = start, start + file_size
         while index < len(reads) and reads[index] < end:
             address, length = reads[index], reads[index + 1]
             if address > position:
-                yield None, address - position
-            yield address, length
+                yield _Piece(position, address - position, zeros=True)
+            yield _Piece(address, length)
             position = address + length
             index += 2
         if position < end:
-            yield None, end - position
+            yield _Piece(position, end - position, zeros=True)
+
+
+def _long_pieces(plan: DumpPlan, direct: array[int]) -> Iterator[_Piece]:
+    """As _pieces; neighbours inside direct ranges become one direct piece where they are long enough together."""
+    held: list[_Piece] = []
+    held_bytes = 0
+    for piece, inside in _cut(_pieces(plan), direct):
+        if piece.zeros and piece.length > _MAX_GAP:
+            inside = False
+        if held and not (inside and held[-1].address + held[-1].length == piece.address):
+            yield from held
+            held, held_bytes = [], 0
+        if not inside:
+            yield piece
+            continue
+        held_bytes += piece.length
+        if held_bytes < _MIN_DIRECT:
+            held.append(piece)
+        else:
+            first = held[0] if held else piece
+            held = [_Piece(first.address, held_bytes, direct=True)]
+    yield from held
+
+
+def _cut(pieces: Iterator[_Piece], ranges: array[int]) -> Iterator[tuple[_Piece, bool]]:
+    """Yield the pieces, cut where ranges (start, end, ...) begin and end, and whether they lie inside one."""
+    for piece in pieces:
+        address, end = piece.address, piece.address + piece.length
+        index = bisect.bisect_right(ranges, address)
+        while address < end:
+            border = min(ranges[index], end) if index < len(ranges) else end
+            yield _Piece(address, border - address, piece.zeros), bool(index % 2)
+            address, index = border, index + 1
+
+
+def _to_be_read(plan: DumpPlan, chunk: Chunk, sent: int) -> Chunk:
+    """Return what is left of a direct chunk behind its first bytes, with the gaps between the reads as zeros."""
+    reads, rest = plan.reads, Chunk()
+    for index in range(0, len(chunk.ranges), 2):
+        begin, end = chunk.ranges[index], chunk.ranges[index] + chunk.ranges[index + 1]
+        skipped = min(sent, end - begin)
+        sent -= skipped
+        begin += skipped
+        at = bisect.bisect_right(range(0, len(reads), 2), begin, key=reads.__getitem__) - 1
+        at = 2 * max(at, 0)
+        while begin < end:
+            while at < len(reads) and reads[at] + reads[at + 1] <= begin:
+                at += 2
+            start, stop = (reads[at], reads[at] + reads[at + 1]) if at < len(reads) else (end, end)
+            if begin < start:
+                border = min(start, end)
+                rest.add(begin, border - begin, zeros=True)
+            else:
+                border = min(stop, end)
+                rest.add(begin, border - begin, zeros=False)
+            begin = border
+    return rest
+
+
+class Pipes(Protocol):
+    """Pipes that are filled with ranges of memory without copying it; fill() belongs to one thread."""
+
+    fds: list[int]
+    size: int
+    ranges: array[int]
+    usable: bool
+
+    def fill(self, slot: int, ranges: array[int]) -> int:
+        """Put ranges (address, length, ...) into an empty pipe; return how many bytes, up to a page that cannot be."""
+
+    def leak(self) -> None:
+        """Keep the pipes open until this process ends."""
 
 
 class CoreStream:
-    """One core on its way: start(), then wait on wake_fd and look at written, done and error until one of these is set.
+    """One core on its way: start(), then wait on wake_fd, call serve(), look at done and error until one is set.
 
-    written: bytes that the sink has taken. error: what went wrong; the writer may then still be stuck in the sink, and
-    done come later. The buffers and both threads are given back by close(), which may be called at any time; a writer
-    that is stuck in the sink is then left to it.
+    written: bytes that the sink has taken; spliced: those of them that were not copied on the way. error: what went
+    wrong; the writer may then still be stuck in the sink, and done come later. The buffers and both threads are given
+    back by close(), which may be called at any time; a writer that is stuck in the sink is then left to it.
     """
 
-    def __init__(self, plan: DumpPlan, header: bytes, reader: MemoryReader, fd: int, command: str = "") -> None:
-        self.written = 0
+    def __init__(
+        self,
+        plan: DumpPlan,
+        header: bytes,
+        reader: MemoryReader,
+        fd: int,
+        command: str = "",
+        pipes: Pipes | None = None,
+    ) -> None:
+        self.written = self.spliced = 0
         self.done = False
         self.error: BaseException | None = None
         self._plan = plan
@@ -91,25 +205,54 @@ class CoreStream:
         self._fd = fd
         self._command = command
         self._buffers = [Buffer(BUFFER_BYTES) for _ in range(BUFFERS)]
+        self._pipes = pipes
+        self._can_splice = True
         self._free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[tuple[Buffer, int] | None] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[Buffer | int, int] | None] = queue.SimpleQueue()
+        self._empty: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[tuple[int, array[int]]] = queue.SimpleQueue()
+        self._filled: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self.wake_fd, self._wake_write = os.pipe()
+        self.wake_fd, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for buffer in self._buffers:
             self._free.put(buffer)
+        for slot in range(len(pipes.fds) if pipes is not None else 0):
+            self._empty.put(slot)
         self._read_thread = threading.Thread(target=self._read, name="reader", daemon=True)
         self._write_thread = threading.Thread(target=self._write, name="writer", daemon=True)
 
     def start(self) -> None:
-        """Start reading and writing."""
-        self._write_thread.start()
-        self._read_thread.start()
+        """Start reading and writing. The threads leave SIGCHLD to the caller's, who waits for the snapshot by it."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        try:
+            self._write_thread.start()
+            self._read_thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def cancel(self) -> None:
         """Ask both threads to end; a writer inside a blocked write ends when its pipe breaks."""
         self._stop.set()
         self._free.put(None)
         self._full.put(None)
+        self._empty.put(None)
+        self._filled.put(None)
+
+    def serve(self) -> bool:
+        """Do what the stream asks of the caller's thread, once wake_fd is readable; False if that is nothing."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.wake_fd, 64):
+                pass
+        try:
+            slot, ranges = self._wanted.get_nowait()
+        except queue.Empty:
+            return False
+        assert self._pipes is not None
+        try:
+            self._filled.put(self._pipes.fill(slot, ranges))
+        except BaseException as error:
+            self._filled.put(error)
+        return True
 
     def close(self, seconds: float = 0.0) -> bool:
         """End the threads; False when one is stuck and keeps its buffers until this process ends."""
@@ -118,6 +261,8 @@ class CoreStream:
             if thread.ident is not None:
                 thread.join(seconds)
         if self._read_thread.is_alive() or self._write_thread.is_alive():
+            if self._pipes is not None:
+                self._pipes.leak()
             return False
         for buffer in self._buffers:
             buffer.close()
@@ -141,8 +286,14 @@ class CoreStream:
             os.write(self._wake_write, b"x")
 
     def _read(self) -> None:
+        pipes = self._pipes
         try:
-            for chunk in chunks(self._plan, BUFFER_BYTES):
+            for chunk in chunks(self._plan, BUFFER_BYTES, pipes.ranges if pipes is not None else _NOTHING):
+                if chunk.direct:
+                    sent = self._send_pages(chunk)
+                    if sent == chunk.length:
+                        continue
+                    chunk = _to_be_read(self._plan, chunk, sent)
                 buffer = self._free.get()
                 if buffer is None or self._stop.is_set():
                     return
@@ -156,15 +307,38 @@ class CoreStream:
         finally:
             self._full.put(None)
 
+    def _send_pages(self, chunk: Chunk) -> int:
+        """Have a chunk put into a pipe by the thread that may; return how many bytes went that way."""
+        pipes = self._pipes
+        if pipes is None or not pipes.usable or chunk.length > pipes.size:
+            return 0
+        slot = self._empty.get()
+        if slot is None or self._stop.is_set():
+            return 0
+        self._wanted.put((slot, chunk.ranges))
+        self._wake()
+        sent = self._filled.get()
+        if isinstance(sent, BaseException):
+            raise sent
+        if not sent:
+            self._empty.put(slot)
+            return 0
+        self._full.put((slot, sent))
+        return sent
+
     def _write(self) -> None:
         try:
             self._write_bytes(memoryview(self._header))
             while (item := self._full.get()) is not None:
                 if self._stop.is_set():
                     return
-                buffer, length = item
-                self._write_bytes(buffer.view[:length])
-                self._free.put(buffer)
+                source, length = item
+                if isinstance(source, int):
+                    self._pass_on(source, length)
+                    self._empty.put(source)
+                else:
+                    self._write_bytes(source.view[:length])
+                    self._free.put(source)
             if not self._stop.is_set():
                 self._write_bytes(memoryview(self._plan.trailer()))
                 if self.written != self._plan.total_bytes:
@@ -176,7 +350,35 @@ class CoreStream:
         finally:
             self.done = True
             self._free.put(None)
+            self._empty.put(None)
             self._wake()
+
+    def _pass_on(self, slot: int, length: int) -> None:
+        """Move what a pipe holds into the sink, by copying it where the sink takes it in no other way (O_APPEND)."""
+        assert self._pipes is not None
+        fd = self._pipes.fds[slot]
+        while length and self._can_splice:
+            try:
+                count = os.splice(fd, self._fd, length, flags=_SPLICE_MOVE)
+            except BlockingIOError:
+                select.select([], [self._fd], [])
+                continue
+            except OSError as error:
+                if error.errno not in _NO_SPLICE:
+                    raise
+                self._can_splice = False
+                break
+            if not count:
+                raise DumpFailedError("the snapshot's pipe ended before its time", "try again")
+            self.written += count
+            self.spliced += count
+            length -= count
+        while length:
+            data = os.read(fd, min(length, BUFFER_BYTES))
+            if not data:
+                raise DumpFailedError("the snapshot's pipe ended before its time", "try again")
+            self._write_bytes(memoryview(data))
+            length -= len(data)
 
     def _write_bytes(self, view: memoryview) -> None:
         while view:

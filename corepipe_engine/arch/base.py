@@ -49,6 +49,8 @@ class SystemCall(enum.Enum):
     EXIT = enum.auto()
     SIGRETURN = enum.auto()
     CLOSE_RANGE = enum.auto()
+    PIPE2 = enum.auto()
+    VMSPLICE = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)

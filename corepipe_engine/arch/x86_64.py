@@ -117,6 +117,8 @@ _CALLS = {
     SystemCall.EXIT: 60,
     SystemCall.SIGRETURN: 15,
     SystemCall.CLOSE_RANGE: 436,
+    SystemCall.PIPE2: 293,
+    SystemCall.VMSPLICE: 278,
 }
 _PLACES = CallPlaces(result=_RAX, number=_ORIG_RAX, pointer=_RIP, bits=64, restart_call=219)
 _R15, _R14, _R13, _R12, _RBP, _RBX, _R11, _R10, _R9, _R8 = range(10)

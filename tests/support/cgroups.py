@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from .waiting import eventually
 
 
@@ -98,3 +100,43 @@ def new_cgroup(controller: str) -> Iterator[Cgroup | None]:
 def _removed(folder: Path) -> bool:
     """rmdir fails with EBUSY while a process that was in it is still ending."""
     return subprocess.run(["rmdir", folder], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.fixture
+def cgroup_v2(tmp_path: Path) -> Iterator[Path]:
+    """The root of cgroup v2, wherever this machine has it, or mounted for the test."""
+    for root in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
+        if (root / "cgroup.procs").exists() and (root / "cgroup.controllers").exists():
+            yield root
+            return
+    mount = tmp_path / "cgroup"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "cgroup2", "none", mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+@contextlib.contextmanager
+def in_group(root: Path, pid: int) -> Iterator[Path]:
+    """A group of cgroup v2 for a process, which is thawed and goes back at the end."""
+    group = root / f"corepipe-test-{pid}"
+    home = root / _group_of(pid)
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(pid))
+        yield group
+    finally:
+        with contextlib.suppress(OSError):
+            (group / "cgroup.freeze").write_text("0")
+        (home / "cgroup.procs").write_text(str(pid))
+        eventually("the group is empty", lambda: _removed(group))
+
+
+def _group_of(pid: int) -> str:
+    """Path of a process's cgroup v2, without the leading slash."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return line[3:].lstrip("/")
+    return ""

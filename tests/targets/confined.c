@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <stddef.h>
 
+#define AREA (1UL << 20)
+
 static uint32_t action_of(const char *kind)
 {
     if (!strcmp(kind, "errno"))
@@ -45,9 +47,9 @@ int main(int count, char **arguments)
 {
     const char *kind = count > 1 ? arguments[1] : "allow";
     target_begin();
-    char *area = map_anonymous(16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-    fill_pattern(area, 16 * PAGE);
-    fact("area=%p\n", (void *)area);
+    char *area = map_anonymous(AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    fill_pattern(area, AREA);
+    fact("area=%p\narea_bytes=%lu\n", (void *)area, AREA);
     int strict = !strcmp(kind, "strict");
     if (!strict)
         confine(action_of(kind), count > 2 ? (uint32_t)atoi(arguments[2]) : ~0U);

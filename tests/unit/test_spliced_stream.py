@@ -1,0 +1,306 @@
+"""stream.py with pipes that somebody else fills: the same bytes, whatever way they go."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import select
+import threading
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corepipe_engine.errors import DumpFailedError, NoSuchProcessError, SinkError
+from corepipe_engine.plan import DumpPlan
+from corepipe_engine.splice import without
+from corepipe_engine.stream import CoreStream, chunks, raise_error
+
+from .model import ALL, BASE, NONE, PAGE, ModelMemory, content, file_of, plan_of, region
+
+F_SETPIPE_SZ = 1031
+MIB = 1 << 20
+PATIENCE_SECONDS = 60.0
+
+
+def is_read(plan: DumpPlan, page: int) -> bool:
+    """Whether the plan reads that page; else it is zeros."""
+    reads = plan.reads
+    return any(reads[i] <= page < reads[i] + reads[i + 1] for i in range(0, len(reads), 2))
+
+
+class FakePipes:
+    """As the snapshot's: fill() puts the model's bytes, and zeros for what was never touched, into a real pipe."""
+
+    def __init__(self, plan: DumpPlan, ranges: list[int], bad: frozenset[int] = frozenset()) -> None:
+        ends = [os.pipe() for _ in range(2)]
+        self.fds = [read_end for read_end, _ in ends]
+        self.size = MIB
+        self.ranges = array("Q", ranges)
+        self.usable = True
+        self.leaked = False
+        self.error: BaseException | None = None
+        self.filled = 0
+        self._ends = [write_end for _, write_end in ends]
+        self._plan = plan
+        self._bad = bad
+        for fd in self._ends:
+            fcntl.fcntl(fd, F_SETPIPE_SZ, MIB)
+
+    def fill(self, slot: int, ranges: array[int]) -> int:
+        if self.error is not None:
+            raise self.error
+        assert threading.current_thread() is threading.main_thread()
+        done = 0
+        for index in range(0, len(ranges), 2):
+            for page in range(ranges[index], ranges[index] + ranges[index + 1], PAGE):
+                if page in self._bad:
+                    return done
+                os.write(self._ends[slot], content(page, PAGE) if is_read(self._plan, page) else bytes(PAGE))
+                done += PAGE
+        self.filled += done
+        return done
+
+    def leak(self) -> None:
+        self.leaked = True
+
+    def close(self) -> None:
+        for fd in (*self.fds, *self._ends):
+            os.close(fd)
+
+
+class Reader:
+    """Reads a pipe to its end in a thread."""
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        self._received: list[bytes] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while data := os.read(self.read_fd, 65536):
+            self._received.append(data)
+        os.close(self.read_fd)
+
+    def content(self) -> bytes:
+        os.close(self.write_fd)
+        self._thread.join(PATIENCE_SECONDS)
+        return b"".join(self._received)
+
+
+def run(stream: CoreStream) -> None:
+    """What the caller's thread does meanwhile."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not stream.done and stream.error is None:
+        assert time.monotonic() < deadline, "the stream hangs"
+        select.select([stream.wake_fd], [], [], PATIENCE_SECONDS)
+        stream.serve()
+
+
+def sparse_plan() -> DumpPlan:
+    """3 MiB touched throughout, a region left out, 4 MiB with two gaps, and one of a few pages."""
+    second = BASE + 4 * MIB
+    runs = [second, second + MIB, second + MIB + 40 * PAGE, second + 2 * MIB, second + 2 * MIB + PAGE, second + 4 * MIB]
+    decided = [
+        (region(BASE, 3 * MIB), ALL, False),
+        (region(BASE + 3 * MIB, PAGE), NONE, False),
+        (region(second, 4 * MIB), ALL, True),
+        (region(second + 8 * MIB, 3 * PAGE), ALL, False),
+    ]
+    return plan_of(decided, runs, 100)
+
+
+def everything(plan: DumpPlan) -> list[int]:
+    return [border for planned in plan.regions for border in (planned.region.start, planned.region.end)]
+
+
+@pytest.fixture
+def pipes_over() -> Iterator[object]:
+    made: list[FakePipes] = []
+
+    def make(plan: DumpPlan, ranges: list[int], bad: frozenset[int] = frozenset()) -> FakePipes:
+        made.append(FakePipes(plan, ranges, bad))
+        return made[-1]
+
+    yield make
+    for pipes in made:
+        pipes.close()
+
+
+def streamed(plan: DumpPlan, pipes: FakePipes, fd: int) -> CoreStream:
+    stream = CoreStream(plan, plan.header(bytes(plan.notes_bytes)), ModelMemory(), fd, pipes=pipes)
+    stream.start()
+    run(stream)
+    raise_error(stream)
+    assert stream.close(PATIENCE_SECONDS)
+    assert stream.written == plan.total_bytes
+    return stream
+
+
+def test_pages_go_past_us_and_the_core_is_the_same(pipes_over) -> None:
+    plan = sparse_plan()
+    pipes, reader = pipes_over(plan, everything(plan)), Reader()
+    stream = streamed(plan, pipes, reader.write_fd)
+    assert reader.content() == file_of(plan)
+    assert stream.spliced == pipes.filled == 7 * MIB, "all but the few pages"
+
+
+def test_a_sink_that_cannot_splice_gets_the_same_bytes(pipes_over, tmp_path: Path) -> None:
+    plan = sparse_plan()
+    path = tmp_path / "core"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    stream = streamed(plan, pipes_over(plan, everything(plan)), fd)
+    os.close(fd)
+    assert path.read_bytes() == file_of(plan)
+    assert stream.spliced == 0
+
+
+def test_a_file_gets_the_same_bytes(pipes_over, tmp_path: Path) -> None:
+    plan = sparse_plan()
+    with open(tmp_path / "core", "wb") as file:
+        stream = streamed(plan, pipes_over(plan, everything(plan)), file.fileno())
+    assert (tmp_path / "core").read_bytes() == file_of(plan)
+    assert stream.spliced == 7 * MIB
+
+
+def test_a_sink_that_is_non_blocking_gets_the_same_bytes(pipes_over) -> None:
+    plan, reader = sparse_plan(), Reader()
+    os.set_blocking(reader.write_fd, False)
+    streamed(plan, pipes_over(plan, everything(plan)), reader.write_fd)
+    assert reader.content() == file_of(plan)
+
+
+def test_pages_that_cannot_be_sent_are_read(pipes_over) -> None:
+    plan, reader = sparse_plan(), Reader()
+    bad = frozenset({BASE, BASE + MIB + 7 * PAGE, BASE + 4 * MIB + MIB + 3 * PAGE})
+    pipes = pipes_over(plan, everything(plan), bad)
+    stream = streamed(plan, pipes, reader.write_fd)
+    assert reader.content() == file_of(plan)
+    assert 0 < stream.spliced < 7 * MIB
+
+
+def test_pipes_that_are_given_up_in_the_middle_are_used_no_more(pipes_over) -> None:
+    plan, reader = sparse_plan(), Reader()
+    pipes = pipes_over(plan, everything(plan))
+    fill = pipes.fill
+
+    def once(slot: int, ranges: array[int]) -> int:
+        pipes.usable = False
+        return fill(slot, ranges)
+
+    pipes.fill = once
+    stream = streamed(plan, pipes, reader.write_fd)
+    assert reader.content() == file_of(plan)
+    assert stream.spliced == MIB
+
+
+@pytest.mark.parametrize("error", [NoSuchProcessError("gone"), MemoryError(), DumpFailedError("broken")])
+def test_what_goes_wrong_in_filling_ends_the_stream(pipes_over, error: BaseException) -> None:
+    plan, reader = sparse_plan(), Reader()
+    pipes = pipes_over(plan, everything(plan))
+    pipes.error = error
+    stream = CoreStream(plan, plan.header(bytes(100)), ModelMemory(), reader.write_fd, pipes=pipes)
+    stream.start()
+    run(stream)
+    with pytest.raises(type(error)):
+        raise_error(stream)
+    assert stream.close(PATIENCE_SECONDS)
+    reader.content()
+
+
+def test_a_sink_that_goes_away_is_told_and_a_stuck_one_keeps_the_pipes(pipes_over) -> None:
+    plan = sparse_plan()
+    read_end, write_end = os.pipe()
+    pipes = pipes_over(plan, everything(plan))
+    stream = CoreStream(plan, plan.header(bytes(100)), ModelMemory(), write_end, pipes=pipes)
+    stream.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while stream.spliced == 0 and time.monotonic() < deadline:  # until the sink's pipe is full
+        select.select([stream.wake_fd], [], [], 0.1)
+        stream.serve()
+    assert not stream.close(0.05)
+    assert pipes.leaked, "a thread may still use them"
+    os.close(read_end)
+    stream._write_thread.join(PATIENCE_SECONDS)
+    assert stream.close(PATIENCE_SECONDS)
+    os.close(write_end)
+
+
+def test_a_sink_that_is_closed_is_an_error_of_the_sink(pipes_over) -> None:
+    plan = sparse_plan()
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    stream = CoreStream(
+        plan, plan.header(bytes(100)), ModelMemory(), write_end, pipes=pipes_over(plan, [BASE, BASE + MIB])
+    )
+    stream.start()
+    run(stream)
+    with pytest.raises(SinkError):
+        raise_error(stream)
+    assert stream.close(PATIENCE_SECONDS)
+    os.close(write_end)
+
+
+def test_the_end_is_not_held_up_by_a_request_that_nobody_serves(pipes_over) -> None:
+    plan, reader = sparse_plan(), Reader()
+    stream = CoreStream(
+        plan, plan.header(bytes(100)), ModelMemory(), reader.write_fd, pipes=pipes_over(plan, everything(plan))
+    )
+    stream.start()
+    assert select.select([stream.wake_fd], [], [], PATIENCE_SECONDS)[0]
+    assert stream.close(PATIENCE_SECONDS)
+    reader.content()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_any_plan_is_cut_into_the_same_bytes(seed: int) -> None:
+    """Random regions, holes and direct ranges: what a direct chunk spans is what the plan puts there."""
+    chance = random.Random(seed)
+    decided, runs, direct, at = [], [], [], BASE
+    for _ in range(chance.randint(1, 5)):
+        size = chance.randint(1, 600) * PAGE
+        whole = chance.random() < 0.3
+        decided.append((region(at, size), chance.choice((ALL, ALL, NONE)), not whole))
+        if chance.random() < 0.8:
+            direct += [at, at + size]
+        position = at
+        while position < at + size:
+            end = min(position + chance.randint(1, 200) * PAGE, at + size)
+            runs += [position, end]
+            position = end + chance.randint(1, 60) * PAGE
+        at += size + chance.choice((0, PAGE, MIB))
+    plan = plan_of(decided, runs)
+    ranges = without(zip(direct[::2], direct[1::2], strict=True), [(BASE + 9 * PAGE + 5, BASE + 10 * PAGE + 5)])
+    pieces = []
+    for chunk in chunks(plan, MIB, ranges):
+        assert 0 < chunk.length <= MIB
+        zeros = list(chunk.zeros)
+        data = bytearray(b"\xaa" * chunk.length)
+        for index in range(0, len(chunk.ranges), 2):
+            address, length, place = *chunk.ranges[index : index + 2], chunk.places[index]
+            for page in range(address, address + length, PAGE):
+                touched = is_read(plan, page)
+                assert touched or chunk.direct
+                at = place + page - address
+                data[at : at + PAGE] = content(page, PAGE) if touched else bytes(PAGE)
+                if chunk.direct:
+                    assert any(low <= page < high for low, high in zip(ranges[::2], ranges[1::2], strict=True))
+        for offset, length in zeros:
+            data[offset : offset + length] = bytes(length)
+        pieces.append(bytes(data))
+    assert plan.header(b"") + b"".join(pieces) == file_of(plan)
+
+
+def test_pages_under_a_hole_are_taken_out() -> None:
+    assert list(without([(0, 8 * PAGE)], [])) == [0, 8 * PAGE]
+    assert list(without([(0, 2 * PAGE), (2 * PAGE, 3 * PAGE)], [])) == [0, 3 * PAGE]
+    assert list(without([(0, 8 * PAGE)], [(PAGE + 1, PAGE + 2)])) == [0, PAGE, 2 * PAGE, 8 * PAGE]
+    assert list(without([(0, PAGE), (4 * PAGE, 5 * PAGE)], [(0, 5 * PAGE)])) == []
+    assert list(without([(PAGE, 4 * PAGE)], [(0, 2 * PAGE), (3 * PAGE, 9 * PAGE)])) == [2 * PAGE, 3 * PAGE]
