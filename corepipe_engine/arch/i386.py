@@ -147,6 +147,8 @@ _CALLS = {
     SystemCall.EXIT: 1,
     SystemCall.SIGRETURN: 173,
     SystemCall.CLOSE_RANGE: 436,
+    SystemCall.PIPE2: 331,
+    SystemCall.VMSPLICE: 316,
 }
 _PLACES = CallPlaces(result=_EAX, number=_ORIG_EAX, pointer=_EIP, bits=32, restart_call=0)
 _USER32_CS, _USER_DS, _PLAIN_EFLAGS = 0x23, 0x2B, 0x202
