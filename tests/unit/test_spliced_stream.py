@@ -106,7 +106,7 @@ def run(stream: CoreStream) -> None:
 def sparse_plan() -> DumpPlan:
     """3 MiB touched throughout, a region left out, 4 MiB with two gaps, and one of a few pages."""
     second = BASE + 4 * MIB
-    runs = [second, second + MIB, second + MIB + 40 * PAGE, second + 2 * MIB, second + 2 * MIB + PAGE, second + 4 * MIB]
+    runs = [second, second + MIB, second + MIB + 20 * PAGE, second + 2 * MIB, second + 2 * MIB + PAGE, second + 4 * MIB]
     decided = [
         (region(BASE, 3 * MIB), ALL, False),
         (region(BASE + 3 * MIB, PAGE), NONE, False),
