@@ -47,6 +47,7 @@ def make_parser() -> ArgumentParser:
     outcome.add_argument(
         "--events-fd", metavar="N", type=int, default=-1, help="write progress as JSON lines to that fd"
     )
+    outcome.add_argument("--sha256", action="store_true", help="tell the SHA-256 of the core, computed as it goes out")
     outcome.add_argument("--strict", action="store_true", help="exit with 6 if a page could not be read")
     outcome.add_argument("--pipe-as-root", action="store_true", help="under sudo: do not drop to the invoking user")
     outcome.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -123,7 +124,7 @@ def _main(arguments: list[str] | None) -> int:
     report_file = ReportFile(options.report, invoker) if options.report else None
     verbosity = -1 if options.quiet else int(options.verbose)
     reporter = Reporter(Console(2, verbosity), options.events_fd)
-    order = Order(pid, dump_options, options.pipe, invoker, options.strict)
+    order = Order(pid, dump_options, options.pipe, invoker, options.strict, sha256=options.sha256)
     with Interrupts() as interrupts:
         report = run_dump(order, reporter, interrupts)
         code = finish(report, reporter, report_file)

@@ -28,7 +28,7 @@ from .options import DumpOptions
 from .report import Report
 from .reporter import Reporter
 from .sink import CommandSink, FdSink, Invoker, Sink, describe_status
-from .stream import CoreStream, raise_error
+from .stream import CoreStream, Digest, raise_error
 
 _PROGRESS_SECONDS = 0.1
 _DRAIN_SECONDS = 1.0
@@ -46,6 +46,7 @@ class Order:
     invoker: Invoker | None = None
     strict: bool = False
     output_fd: int = 1
+    sha256: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Repo
                 report.take_plan(captured.plan, captured.threads)
                 report.shared_live = list(captured.shared_live)
                 reporter.emit(_planned(report))
-                broken = _stream(context, captured, sink)
+                broken = _stream(context, captured, sink, order.sha256)
             if broken is not None:
                 raise _explain(broken, context, sink) from broken
             for line in order.options.policy.unmatched([planned.region for planned in captured.plan.regions]):
@@ -174,13 +175,16 @@ def _hear_out(sink: Sink, reporter: Reporter) -> None:
         _take_stderr(sink, reporter)
 
 
-def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | None:
+def _stream(context: Context, captured: Captured, sink: Sink, sha256: bool) -> SinkError | None:
     """Send the core; returns when the sink has taken the last byte, or with what broke the sink.
 
     The target may stand still meanwhile, so nothing waits here for the sink to explain itself.
     """
     plan = captured.plan
-    stream = CoreStream(plan, plan.header(captured.notes), captured.reader, sink.fd, sink.command, pipes=captured.pipes)
+    digest = _new_sha256() if sha256 else None
+    stream = CoreStream(
+        plan, plan.header(captured.notes), captured.reader, sink.fd, sink.command, captured.pipes, digest
+    )
     watch = _Watch(context, captured, sink, stream)
     begun = time.monotonic()
     stream.start()
@@ -189,6 +193,8 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | Non
         raise_error(stream)
         captured.check()
         context.report.shared_live += captured.changed()
+        if digest is not None:
+            context.report.sha256 = digest.hexdigest()
     except NoSuchProcessError:
         captured.check()  # it knows better what is gone
         raise
@@ -203,6 +209,12 @@ def _stream(context: Context, captured: Captured, sink: Sink) -> SinkError | Non
         context.reporter.emit(Progress(context.reporter.now(), stream.written, plan.total_bytes))
     captured.reader.close()
     return None
+
+
+def _new_sha256() -> Digest:
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def _explain(error: SinkError, context: Context, sink: Sink) -> SinkError:

@@ -43,6 +43,7 @@ class Report:
     bytes_planned: int = 0
     bytes_written: int = 0
     bytes_spliced: int = 0
+    sha256: str = ""
     segments: int = 0
     regions: int = 0
     regions_included: int = 0

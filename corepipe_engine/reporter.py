@@ -145,6 +145,8 @@ def summary(report: dict[str, object]) -> str:
         f"{format_bytes(written)} in {seconds:.1f} s ({format_rate(written, seconds)}); "
         f"{report['regions_included']} of {report['regions']} regions, {report['threads']} threads\n"
     ]
+    if report["sha256"]:
+        lines.append(f"corepipe: SHA-256 of the core {report['sha256']}\n")
     unreadable = int(str(report["unreadable_bytes"]))
     if unreadable:
         lines.append(

@@ -179,6 +179,16 @@ class Pipes(Protocol):
         """Keep the pipes open until this process ends."""
 
 
+class Digest(Protocol):
+    """As hashlib makes them."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take bytes in."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of all bytes so far."""
+
+
 class CoreStream:
     """One core on its way: start(), then wait on wake_fd, call serve(), look at done and error until one is set.
 
@@ -195,6 +205,7 @@ class CoreStream:
         fd: int,
         command: str = "",
         pipes: Pipes | None = None,
+        digest: Digest | None = None,
     ) -> None:
         self.written = self.spliced = 0
         self.done = False
@@ -205,7 +216,8 @@ class CoreStream:
         self._fd = fd
         self._command = command
         self._buffers = [Buffer(BUFFER_BYTES) for _ in range(BUFFERS)]
-        self._pipes = pipes
+        self._pipes = pipes if digest is None else None  # what is to be counted in must come by
+        self._digest = digest
         self._can_splice = True
         self._free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[tuple[Buffer | int, int] | None] = queue.SimpleQueue()
@@ -216,7 +228,7 @@ class CoreStream:
         self.wake_fd, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for buffer in self._buffers:
             self._free.put(buffer)
-        for slot in range(len(pipes.fds) if pipes is not None else 0):
+        for slot in range(len(self._pipes.fds) if self._pipes is not None else 0):
             self._empty.put(slot)
         self._read_thread = threading.Thread(target=self._read, name="reader", daemon=True)
         self._write_thread = threading.Thread(target=self._write, name="writer", daemon=True)
@@ -381,6 +393,8 @@ class CoreStream:
             length -= len(data)
 
     def _write_bytes(self, view: memoryview) -> None:
+        if self._digest is not None:
+            self._digest.update(view)
         while view:
             try:
                 count = os.write(self._fd, view)

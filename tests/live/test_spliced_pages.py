@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -43,6 +44,18 @@ def test_a_file_takes_the_pages_uncopied_and_one_that_appends_takes_them_too(spa
     assert (read_report(report)["bytes_spliced"] >= target.number("area_bytes")) is spliced
     assert_whole(target, Core(path))
     assert_target_untouched(target, before)
+
+
+@pytest.mark.parametrize("mode", ["snapshot", "buffer", "direct"])
+def test_the_digest_is_that_of_the_bytes_that_arrived(spawn_target, tmp_path, mode):
+    target = spawn_target("nine", 8 << 20)
+    report = tmp_path / "report.json"
+    outcome = run_corepipe(target.pid, "--mode", mode, "--sha256", "--report", report, output=tmp_path / "core")
+    arrived = hashlib.sha256((tmp_path / "core").read_bytes()).hexdigest()
+    assert read_report(report)["sha256"] == arrived
+    assert f"SHA-256 of the core {arrived}" in outcome.stderr
+    run_corepipe(target.pid, "--mode", mode, "--sha256", "--report", report, "--pipe", "head -c 99 >/dev/null", check=5)
+    assert read_report(report)["sha256"] == "", "of a core that is not whole there is none"
 
 
 @pytest.mark.parametrize("sink", ["cat", "sleep 0.3; cat", "dd bs=777 status=none"])

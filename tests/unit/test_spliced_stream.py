@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import random
 import select
@@ -158,6 +159,19 @@ def test_a_sink_that_cannot_splice_gets_the_same_bytes(pipes_over, tmp_path: Pat
     stream = streamed(plan, pipes_over(plan, everything(plan)), fd)
     os.close(fd)
     assert path.read_bytes() == file_of(plan)
+    assert stream.spliced == 0
+
+
+def test_with_a_digest_every_byte_comes_by(pipes_over) -> None:
+    plan, reader, digest = sparse_plan(), Reader(), hashlib.sha256()
+    pipes = pipes_over(plan, everything(plan))
+    stream = CoreStream(plan, plan.header(bytes(100)), ModelMemory(), reader.write_fd, pipes=pipes, digest=digest)
+    stream.start()
+    run(stream)
+    raise_error(stream)
+    assert stream.close(PATIENCE_SECONDS)
+    assert reader.content() == file_of(plan)
+    assert digest.digest() == hashlib.sha256(file_of(plan)).digest()
     assert stream.spliced == 0
 
 
