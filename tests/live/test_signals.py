@@ -17,7 +17,7 @@ from ..support import proc
 from ..support.checks import assert_counter_moves, assert_running
 from ..support.cores import NT_PRSTATUS, Core, assert_well_formed
 from ..support.dumps import dump, in_both_modes
-from ..support.engine import run_corepipe
+from ..support.engine import REPOSITORY, run_corepipe
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -100,4 +100,44 @@ def test_signals_that_come_at_any_time_arrive_once_and_in_order(spawn_target, tm
     eventually("the last one has arrived", lambda: target.signals.get(storm, 0) >= sent[0])
     assert target.signals == {storm: sent[0]}
     assert target.failures == 0
+    assert_counter_moves(target)
+
+
+AT_THE_STOP = """
+import ctypes, os
+import corepipe_engine.ptrace as ptrace
+
+seize, libc = ptrace.seize, ctypes.CDLL(None)
+libc.sigqueue.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64)
+
+
+def seize_and_signal(tid, options):
+    seize(tid, options)
+    libc.sigqueue(tid, {number}, int(os.environ["VALUE"]))
+    while open(f"/proc/{{tid}}/stat").read().rpartition(")")[2].split()[0] != "t":
+        pass
+
+
+ptrace.seize = seize_and_signal
+"""
+"""A sitecustomize: a signal comes in between the seizing of a thread and its stop, which is then one for the signal."""
+
+
+@in_both_modes("a signal on its way when it is stopped")
+def test_a_signal_that_is_being_delivered_when_the_target_stops_arrives_afterwards(spawn_target, tmp_path, mode):
+    target = spawn_target("signals", "storm")
+    storm = target.number("storm")
+    (tmp_path / "sitecustomize.py").write_text(AT_THE_STOP.format(number=storm))
+    path = f"{tmp_path}:{REPOSITORY}"
+    for value in (1, 2, 3):
+        run_corepipe(
+            target.pid, "--mode", mode, output=tmp_path / "core", extra_env={"PYTHONPATH": path, "VALUE": str(value)}
+        )
+        (status,) = Core(tmp_path / "core").notes_of(NT_PRSTATUS)
+        pending = struct.unpack_from("<Q", status.data, 16)[0]
+        if mode == "direct":
+            assert pending == 1 << (storm - 1), "the core was made before it was delivered, and tells so"
+        eventually("it has arrived", lambda value=value: target.signals.get(storm) == value)
+        assert target.failures == 0
+    assert_running(target.pid)
     assert_counter_moves(target)

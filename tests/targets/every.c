@@ -168,6 +168,10 @@ int main(int count, char **arguments)
     char *restored = mapped("file_restored", 0600, "", RW, MAP_PRIVATE, 0);
     memset(restored, 'x', SIZE);
     madvise(restored, SIZE, MADV_DONTNEED);
+    char *split = mapped("file_split", 0600, "", RW, MAP_PRIVATE, 0);
+    split[0] = 'w';
+    mprotect(split + 2 * PAGE, 2 * PAGE, PROT_READ); /* two mappings now; nothing was written to the second */
+    fact("file_split_rest=%p\n", (void *)(split + 2 * PAGE));
     fact("rseq_offset=%td\n", __rseq_offset);
     state->counter = 1;
     target_ready();
