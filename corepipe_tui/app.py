@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
-from textual.app import App
+from textual import work
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.screen import Screen
 from textual.theme import Theme
 
 from corepipe_engine.options import DumpOptions
@@ -15,27 +20,17 @@ from corepipe_engine.sink import Invoker, sudo_invoker
 
 from .processes import HostProcesses, ProcessProvider
 from .runner import DumpRequest, EngineRun, Outcome
+from .screens.base import CorepipeScreen
 from .screens.confirm import ConfirmScreen
 from .screens.dump import DumpScreen
 from .screens.help import HelpScreen
 from .screens.processes import ProcessScreen
 from .screens.regions import RegionsScreen
+from .selection import Selection, load_selection
+from .store import Store
+from .themes import DEFAULT, THEMES
 
 REFRESH_SECONDS = 2.0
-THEME = Theme(
-    name="corepipe",
-    primary="#2F6FA7",
-    secondary="#56B4E9",
-    accent="#E69F00",
-    foreground="#D8DEE9",
-    background="#10141A",
-    surface="#141922",
-    panel="#1D2430",
-    success="#3FB68B",
-    warning="#E69F00",
-    error="#E5604D",
-    dark=True,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +62,40 @@ class CorepipeApp(App[int]):
         Binding("question_mark", "help", "Keys", key_display="?", id="help"),
         Binding("f1", "help", "Keys", show=False, id="help.f1"),
         Binding("ctrl+q", "quit", "Quit", show=False, id="quit"),
+        Binding("ctrl+z", "suspend_process", "Suspend", show=False, id="suspend"),
     ]
+
+    class Settled(Message):
+        """A worker has read which theme was chosen."""
+
+        def __init__(self, theme: str) -> None:
+            super().__init__()
+            self.theme = theme
 
     def __init__(
         self,
         settings: Settings,
         provider: ProcessProvider | None = None,
         start_engine: Callable[..., EngineRun] = EngineRun,
+        load_selection: Callable[[int, DumpOptions], Selection] = load_selection,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.provider = provider or HostProcesses()
         self.start_engine = start_engine
+        self.load_selection = load_selection
         self.outcome: Outcome | None = None
-        self.invoker: Invoker | None = None if settings.pipe_as_root else sudo_invoker()
-        self.register_theme(THEME)
-        self.theme = "corepipe"
+        caller = sudo_invoker()
+        self.invoker: Invoker | None = None if settings.pipe_as_root else caller
+        self.store = Store(caller)
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = self._kept_theme = DEFAULT
 
     def on_mount(self) -> None:
         """Go to the first screen."""
+        self.theme_changed_signal.subscribe(self, self._keep_theme)
+        self._settle()
         settings = self.settings
         if settings.straight:
             self.push_screen(DumpScreen(self.request(settings.pid, settings.pipe, settings.options)))
@@ -94,10 +104,55 @@ class CorepipeApp(App[int]):
         else:
             self.push_screen(ProcessScreen())
 
+    # themes, palette -----------------------------------------------------------------------------------------------
+
+    @work(thread=True, exit_on_error=False)
+    def _settle(self) -> None:
+        self.post_message(self.Settled(self.store.theme()))
+
+    def on_corepipe_app_settled(self, message: Settled) -> None:
+        """Take the theme that was chosen in an earlier run."""
+        if message.theme in self.available_themes and self.theme == DEFAULT:
+            self._kept_theme = message.theme
+            self.theme = message.theme
+
+    def _keep_theme(self, theme: Theme) -> None:
+        if theme.name != self._kept_theme:
+            self._kept_theme = theme.name
+            self._store_theme(theme.name)
+
+    @work(thread=True, exclusive=True, group="theme", exit_on_error=False)
+    def _store_theme(self, name: str) -> None:
+        self.store.keep_theme(name)
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """See App: all that the screen below can do, with its keys; themes; the screen's own additions."""
+        seen = set()
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            moves = not binding.id or binding.id.startswith("list.")
+            if not moves and binding.description and binding.description not in seen and active.enabled:
+                seen.add(binding.description)
+                key = binding.key_display or self.get_key_display(binding)
+                yield SystemCommand(
+                    binding.description, f"key {key}", partial(self.run_action, binding.action, active.node)
+                )
+        if isinstance(screen, CorepipeScreen):
+            for words, about, callback in screen.palette():
+                yield SystemCommand(words, about, callback)
+        yield SystemCommand("Theme", "choose the colours; kept for the next time", self.action_change_theme)
+
+    # what screens ask for ------------------------------------------------------------------------------------------
+
     def request(self, pid: int, pipe: str, options: DumpOptions) -> DumpRequest:
         """Return the order for a dump; pipe is expanded already."""
         settings = self.settings
         return DumpRequest(pid, pipe, options, settings.strict, settings.pipe_as_root, settings.report)
+
+    @property
+    def as_root(self) -> bool:
+        """True where the same takes sudo on the command line."""
+        return os.geteuid() == 0
 
     def action_help(self) -> None:
         """Show the keys of the current screen."""

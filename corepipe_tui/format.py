@@ -28,6 +28,11 @@ def count(number: int) -> str:
     return humanize.intcomma(number)
 
 
+def regions(number: int) -> str:
+    """Return 1 region, 4,211 regions."""
+    return f"{count(number)} region{'' if number == 1 else 's'}"
+
+
 def stop(seconds: float) -> str:
     """Return the length of a stop: 58 ms, 1.2 s, 3 min."""
     if seconds < 0.0995:

@@ -16,6 +16,7 @@ from corepipe_engine.sink import Invoker
 from .sanitize import quote, safe_word
 
 _PLACEHOLDER = re.compile(r"\{(pid|comm|host|time)\}")
+_UNFILLED = re.compile(r"\bssh (HOST)\b|://(BUCKET)/")
 _EXPANDING = set("$`*?[]{}~\\")
 _TEMPLATES = (
     ("zstd", "zstd -T0 > core.{comm}.{pid}.zst"),
@@ -56,6 +57,12 @@ def expand(command: str, pid: int, comm: str) -> str:
     return _PLACEHOLDER.sub(lambda match: values[match[1]], command)
 
 
+def unfilled(command: str) -> str:
+    """Return what is still to be filled into a suggestion, in words; empty if nothing is."""
+    match = _UNFILLED.search(command)
+    return f"put your own in the place of {match[1] or match[2]}" if match else ""
+
+
 def output_file(command: str) -> str:
     """Return the local file that a command writes to by its last `>`; empty if it cannot be told without a shell."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
@@ -76,10 +83,13 @@ def output_file(command: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where the core goes on this host: path of the file, free bytes there (-1 if unknown)."""
+    """Where the core goes on this host: path of the file, free bytes there (-1 if there is no such folder), and whether
+    there is such a file already.
+    """
 
     path: str
     free_bytes: int
+    exists: bool = False
 
 
 def destination(command: str) -> Destination | None:
@@ -91,7 +101,7 @@ def destination(command: str) -> Destination | None:
         free = shutil.disk_usage(os.path.dirname(path)).free
     except OSError:
         free = -1
-    return Destination(path, free)
+    return Destination(path, free, os.path.isfile(path))
 
 
 def corepipe_command(pid: int, pipe: str, arguments: list[str], as_root: bool) -> str:

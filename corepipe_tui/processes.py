@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -18,6 +19,8 @@ from corepipe_engine.procfs import ProcDir, TaskStat
 
 from .sanitize import clean
 
+_PATIENCE_SECONDS = 0.2
+"""A first list that takes longer is shown in parts."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CONTAINER_ID = re.compile(r"(?:^|[/:-])([0-9a-f]{12})[0-9a-f]{52}(?:\.scope|/|$)")
 _CONTAINER_NAME = re.compile(
@@ -71,8 +74,14 @@ class ProcessRow:
 class ProcessProvider(Protocol):
     """Where the list comes from; tests bring their own."""
 
-    def sample(self) -> list[ProcessRow]:
-        """Return all processes now. Called in a worker thread, one call at a time."""
+    def sample(self, partly: Callable[[list[ProcessRow]], None] | None = None) -> list[ProcessRow]:
+        """Return all processes now. Called in a worker thread, one call at a time.
+
+        partly, if given, may be called with a part of them when reading them all takes long.
+        """
+
+    def details(self, pid: int) -> ProcessDetails:
+        """Return details of one process. Called in a worker thread. Errors: CorepipeError."""
 
 
 @dataclass(slots=True)
@@ -95,19 +104,24 @@ class HostProcesses:
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
 
-    def sample(self) -> list[ProcessRow]:
+    def sample(self, partly: Callable[[list[ProcessRow]], None] | None = None) -> list[ProcessRow]:
         """See ProcessProvider.sample. A process that ends meanwhile is left out."""
-        rows = []
+        rows: list[ProcessRow] = []
         pids = psutil.pids()
+        due = time.monotonic() + _PATIENCE_SECONDS
         for pid in pids:
-            try:
-                row = self._row(pid)
-            except (CorepipeError, psutil.Error, OSError, ValueError):
-                continue
-            rows.append(row)
+            with contextlib.suppress(CorepipeError, psutil.Error, OSError, ValueError):
+                rows.append(self._row(pid))
+            if partly is not None and time.monotonic() > due:
+                partly(list(rows))
+                due = time.monotonic() + 3 * _PATIENCE_SECONDS
         for gone in self._known.keys() - set(pids):
             del self._known[gone]
         return rows
+
+    def details(self, pid: int) -> ProcessDetails:
+        """See ProcessProvider.details."""
+        return read_details(pid)
 
     def _row(self, pid: int) -> ProcessRow:
         folder = ProcDir(pid)
@@ -180,6 +194,7 @@ class ProcessDetails:
     cgroup: str
     memory: tuple[tuple[str, int], ...]
     seccomp: bool
+    tracer: str = ""
 
 
 def read_details(pid: int) -> ProcessDetails:
@@ -201,9 +216,22 @@ def read_details(pid: int) -> ProcessDetails:
                 ("page tables", status.vm_pte),
             ),
             seccomp=status.seccomp != 0,
+            tracer=_name_of(status.tracer_pid) if status.tracer_pid else "",
         )
     finally:
         folder.close()
+
+
+def _name_of(pid: int) -> str:
+    """Return a process as "gdb (4711)"; the number alone if it is not to be seen."""
+    try:
+        folder = ProcDir(pid)
+        try:
+            return f"{clean(folder.stat().comm)} ({pid})"
+        finally:
+            folder.close()
+    except CorepipeError:
+        return str(pid)
 
 
 SORT_KEYS: dict[str, tuple[Callable[[ProcessRow], object], bool]] = {
@@ -228,17 +256,6 @@ def matches(row: ProcessRow, words: Iterable[tuple[bool, str]]) -> bool:
     """Return whether a row holds every word, and none of the inverted ones (True, word); words are in lower case."""
     text = f"{row.pid} {row.user} {row.name} {row.container} {row.command}".lower()
     return all((word in text) is not inverted for inverted, word in words)
-
-
-def parse_filter(text: str) -> list[tuple[bool, str]]:
-    """Return the words of a filter line: java !root -> [(False, "java"), (True, "root")]."""
-    words = []
-    for word in text.lower().split():
-        inverted = word.startswith("!")
-        bare = word[1:] if inverted else word
-        if bare:
-            words.append((inverted, bare))
-    return words
 
 
 def as_tree(rows: Iterable[ProcessRow]) -> list[tuple[ProcessRow, str]]:

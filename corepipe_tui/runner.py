@@ -20,7 +20,10 @@ from corepipe_engine.errors import ExitCode
 from corepipe_engine.events import Event, Failed, Finished, from_json
 from corepipe_engine.options import DumpOptions, to_arguments
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from corepipe_engine.__main__ import run; run()"
+_BOOT = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # ignored in a shell's background
+    "sys.path.insert(0, sys.argv.pop(1)); from corepipe_engine.__main__ import run; run()"
+)
 _STDERR_TAIL = 8192
 
 

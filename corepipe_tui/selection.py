@@ -18,30 +18,41 @@ from .sanitize import clean
 _FIXED_KINDS = frozenset({RegionKind.DEVICE, RegionKind.VVAR, RegionKind.VSYSCALL})
 """Kinds that cannot be switched: the engine's decision stands."""
 _WHOLE = Decision(Extent.ALL, "")
+_BY_HAND = ("switched out by hand", "switched in by hand")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a region adds to a core: bytes of the file, program headers, bytes read, bytes left out as never touched."""
+
+    file_bytes: int
+    segments: int
+    read_bytes: int
+    hole_bytes: int
+
+
+_NOTHING = Cost(0, 1, 0, 0)
+"""A region that is left out keeps its program header."""
 
 
 @dataclass(slots=True)
 class RegionRow:
-    """One region: what the preset decided, what is chosen now, and what it would cost whole. Sizes in bytes."""
+    """One region: what the preset decided, what is chosen now, and what it costs. Sizes in bytes.
+
+    preset_cost and whole_cost: as the preset has it, and whole; cost: as chosen now. fixed: it cannot be switched.
+    path is clean; text is what a filter looks at beyond the reason, in lower case.
+    """
 
     index: int
     region: Region
     preset: Decision
-    preset_bytes: int
-    preset_segments: int
-    preset_read_bytes: int
-    preset_hole_bytes: int
-    whole_bytes: int
-    whole_segments: int
-    whole_read_bytes: int
-    whole_hole_bytes: int
-    extent: Extent
+    preset_cost: Cost
+    whole_cost: Cost
+    fixed: bool
     path: str
-
-    @property
-    def fixed(self) -> bool:
-        """True where the region cannot be switched."""
-        return self.region.kind in _FIXED_KINDS
+    text: str
+    extent: Extent = Extent.NONE
+    cost: Cost = _NOTHING
 
     @property
     def changed(self) -> bool:
@@ -51,37 +62,29 @@ class RegionRow:
     @property
     def file_bytes(self) -> int:
         """What it adds to the core as chosen now."""
-        if self.extent is Extent.NONE:
-            return 0
-        return self.preset_bytes if not self.changed else self.whole_bytes
-
-    @property
-    def segments(self) -> int:
-        """Program headers it takes as chosen now."""
-        if self.extent is Extent.NONE:
-            return 1
-        return self.preset_segments if not self.changed else self.whole_segments
-
-    @property
-    def read_bytes(self) -> int:
-        """What is read of it as chosen now."""
-        if self.extent is Extent.NONE:
-            return 0
-        return self.preset_read_bytes if not self.changed else self.whole_read_bytes
-
-    @property
-    def hole_bytes(self) -> int:
-        """What is left out of it as never touched, as chosen now."""
-        if self.extent is Extent.NONE:
-            return 0
-        return self.preset_hole_bytes if not self.changed else self.whole_hole_bytes
+        return self.cost.file_bytes
 
     @property
     def reason(self) -> str:
         """Why it is in or out."""
         if not self.changed:
             return self.preset.reason
-        return "switched out by hand" if self.extent is Extent.NONE else "switched in by hand"
+        return _BY_HAND[self.extent is not Extent.NONE]
+
+    @property
+    def share(self) -> float:
+        """How much of it goes in, from 0 to 1."""
+        if self.extent is Extent.NONE:
+            return 0.0
+        return 1.0 if self.extent is Extent.ALL else min(self.cost.file_bytes / self.region.size, 0.5)
+
+    def choose(self, extent: Extent) -> None:
+        """Take it so far; the totals are the selection's to keep."""
+        self.extent = extent
+        if extent is Extent.NONE:
+            self.cost = _NOTHING
+        else:
+            self.cost = self.preset_cost if extent is self.preset.extent else self.whole_cost
 
 
 class Selection:
@@ -91,10 +94,11 @@ class Selection:
         self.inspection = inspection
         self.options = options
         self.rows = [_row(index, *pair) for index, pair in enumerate(zip(inspection.plan.regions, whole, strict=True))]
-        self.data_bytes = sum(row.file_bytes for row in self.rows)
-        self.segments = sum(row.segments for row in self.rows)
-        self.read_bytes = sum(row.read_bytes for row in self.rows)
-        self.hole_bytes = sum(row.hole_bytes for row in self.rows)
+        self.swapped = any(row.region.swap for row in self.rows)
+        self.data_bytes = sum(row.cost.file_bytes for row in self.rows)
+        self.segments = sum(row.cost.segments for row in self.rows)
+        self.read_bytes = sum(row.cost.read_bytes for row in self.rows)
+        self.hole_bytes = sum(row.cost.hole_bytes for row in self.rows)
         self.included = sum(row.extent is not Extent.NONE for row in self.rows)
 
     @property
@@ -112,17 +116,13 @@ class Selection:
         """Choose how much of a region goes in; regions that cannot be switched stay as they are."""
         if row.fixed or row.extent is extent:
             return
-        self.data_bytes -= row.file_bytes
-        self.segments -= row.segments
-        self.read_bytes -= row.read_bytes
-        self.hole_bytes -= row.hole_bytes
-        self.included -= row.extent is not Extent.NONE
-        row.extent = extent
-        self.data_bytes += row.file_bytes
-        self.segments += row.segments
-        self.read_bytes += row.read_bytes
-        self.hole_bytes += row.hole_bytes
-        self.included += row.extent is not Extent.NONE
+        before = row.cost
+        self.included += (extent is not Extent.NONE) - (row.extent is not Extent.NONE)
+        row.choose(extent)
+        self.data_bytes += row.cost.file_bytes - before.file_bytes
+        self.segments += row.cost.segments - before.segments
+        self.read_bytes += row.cost.read_bytes - before.read_bytes
+        self.hole_bytes += row.cost.hole_bytes - before.hole_bytes
 
     def toggle(self, row: RegionRow) -> None:
         """Out, or in: as far as the preset would take it, else whole."""
@@ -146,6 +146,26 @@ class Selection:
         rows = [row for row in self.rows if row.region.kind is kind]
         self.set_all(rows, included=not any(row.extent is not Extent.NONE for row in rows))
 
+    def adopt(self, other: Selection) -> None:
+        """Choose what was chosen by hand in an earlier reading of the process, where the mapping is still the same."""
+        chosen = {(row.region.start, row.region.end, row.region.kind): row.extent for row in other.rows if row.changed}
+        for row in self.rows if chosen else ():
+            extent = chosen.get((row.region.start, row.region.end, row.region.kind))
+            if extent is not None:
+                self.set_extent(row, extent)
+
+    def runs_of(self, kind: RegionKind) -> list[range]:
+        """Return the runs of neighbours of a kind, as ranges of row numbers."""
+        runs: list[range] = []
+        for row in self.rows:
+            if row.region.kind is kind:
+                index = row.index
+                if runs and runs[-1].stop == index:
+                    runs[-1] = range(runs[-1].start, index + 1)
+                else:
+                    runs.append(range(index, index + 1))
+        return runs
+
     def dump_options(self) -> DumpOptions:
         """Return the options that make the engine choose the same: one rule for each run of changed neighbours."""
         rules = list(self.options.policy.rules)
@@ -159,21 +179,23 @@ class Selection:
 
 
 def _row(index: int, planned: PlannedRegion, whole: PlannedRegion) -> RegionRow:
-    return RegionRow(
+    region, path = planned.region, clean(planned.region.path)
+    row = RegionRow(
         index=index,
-        region=planned.region,
+        region=region,
         preset=planned.decision,
-        preset_bytes=planned.file_bytes,
-        preset_segments=planned.segments,
-        preset_read_bytes=planned.file_bytes - planned.zero_bytes,
-        preset_hole_bytes=planned.hole_bytes,
-        whole_bytes=whole.file_bytes,
-        whole_segments=whole.segments,
-        whole_read_bytes=whole.file_bytes - whole.zero_bytes,
-        whole_hole_bytes=whole.hole_bytes,
-        extent=planned.decision.extent,
-        path=clean(planned.region.path),
+        preset_cost=_cost(planned),
+        whole_cost=_cost(whole),
+        fixed=region.kind in _FIXED_KINDS,
+        path=path,
+        text=f"{region.start:x}-{region.end:x} {region.perms} {region.kind.value} {path}".lower(),
     )
+    row.choose(planned.decision.extent)
+    return row
+
+
+def _cost(planned: PlannedRegion) -> Cost:
+    return Cost(planned.file_bytes, planned.segments, planned.file_bytes - planned.zero_bytes, planned.hole_bytes)
 
 
 def load_selection(pid: int, options: DumpOptions) -> Selection:
@@ -192,7 +214,7 @@ def load_selection(pid: int, options: DumpOptions) -> Selection:
 
 @dataclass(frozen=True, slots=True)
 class KindTotal:
-    """All regions of one kind together; sizes in bytes."""
+    """All regions of one kind together; sizes in bytes. share: how much of the chosen memory is theirs, 0 to 1."""
 
     kind: RegionKind
     regions: int
@@ -201,23 +223,36 @@ class KindTotal:
     touched: int
     swap: int
     file_bytes: int
+    share: float
 
 
 def totals_by_kind(rows: Iterable[RegionRow]) -> list[KindTotal]:
     """Return a line for each kind, the largest part of the core first."""
-    collected: dict[RegionKind, list[RegionRow]] = {}
+    sums: dict[RegionKind, list[int]] = {}
     for row in rows:
-        collected.setdefault(row.region.kind, []).append(row)
+        region = row.region
+        total = sums.get(region.kind)
+        if total is None:
+            total = sums[region.kind] = [0, 0, 0, 0, 0, 0]
+        total[0] += 1
+        total[1] += row.extent is not Extent.NONE
+        total[2] += region.end - region.start
+        total[3] += region.rss
+        total[4] += region.swap
+        total[5] += row.cost.file_bytes
+    whole = sum(total[5] for total in sums.values()) or 1
     totals = [
-        KindTotal(
-            kind=kind,
-            regions=len(members),
-            included=sum(row.extent is not Extent.NONE for row in members),
-            size=sum(row.region.size for row in members),
-            touched=sum(row.region.rss for row in members),
-            swap=sum(row.region.swap for row in members),
-            file_bytes=sum(row.file_bytes for row in members),
-        )
-        for kind, members in collected.items()
+        KindTotal(kind, regions, included, size, touched, swap, file_bytes, file_bytes / whole)
+        for kind, (regions, included, size, touched, swap, file_bytes) in sums.items()
     ]
     return sorted(totals, key=lambda total: (-total.file_bytes, -total.size))
+
+
+def matching(rows: list[RegionRow], words: Sequence[tuple[bool, str]]) -> list[RegionRow]:
+    """Return the rows that hold every word, and none of the inverted ones (True, word); words are in lower case."""
+    for inverted, word in words:
+        reasons: dict[str, bool] = {}
+        for reason in {row.preset.reason for row in rows}.union(_BY_HAND):
+            reasons[reason] = word in reason.lower()
+        rows = [row for row in rows if (word in row.text or reasons[row.reason]) is not inverted]
+    return rows

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
-from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
 if TYPE_CHECKING:
     from ..app import CorepipeApp
-
-MUTED = "$foreground 55%"
-"""Style of labels and of what matters less."""
-
-
-def title(*parts: str) -> Content:
-    """Return a screen's first line; parts are clean, what matters most comes first: the end may be cut."""
-    words = " · ".join(part for part in parts if part)
-    return Content.assemble((" corepipe ", "bold $text on $primary"), f"  {words}")
-
-
-def refused(message: str, hint: str) -> list[Content]:
-    """Return the lines that say what cannot be, and what to type next; both clean."""
-    lines = [Content.assemble(("✗ ", "bold $text-error"), (message, "$text-error"))]
-    return [*lines, Content.assemble(("  try: ", MUTED), (hint, "bold"))] if hint else lines
 
 
 class CorepipeScreen(Screen[None]):
@@ -39,6 +24,10 @@ class CorepipeScreen(Screen[None]):
     def corepipe(self) -> CorepipeApp:
         """The application, by its own type."""
         return cast("CorepipeApp", self.app)
+
+    def palette(self) -> Iterable[tuple[str, str, Callable[[], object]]]:
+        """Yield what the palette offers beyond the keys: words, explanation, what to call."""
+        return ()
 
     def copy(self, text: str) -> None:
         """Put text on the clipboard of the terminal (OSC 52) and show it, for terminals that do not take it."""

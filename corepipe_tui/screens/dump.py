@@ -31,8 +31,9 @@ from .. import format as fmt
 from ..runner import DumpRequest, Ended, EngineRun, Outcome
 from ..sanitize import clean
 from ..selection import Selection
+from ..styled import title
 from ..widgets.clock import StopClock
-from .base import CorepipeScreen, title
+from .base import CorepipeScreen
 from .confirm import ConfirmScreen
 from .result import ResultScreen
 
@@ -184,6 +185,8 @@ class DumpScreen(CorepipeScreen):
             f"{fmt.exact_size(item.bytes_written)} of {fmt.exact_size(item.bytes_planned)}",
             fmt.rate(item.bytes_written, seconds),
         ]
+        if len(self._rates) > 1:
+            parts.append(f"peak {fmt.size(max(self._rates))}/s")
         if item.bytes_written and seconds > 1 and item.bytes_written < item.bytes_planned:
             remaining = (item.bytes_planned - item.bytes_written) * seconds / item.bytes_written
             parts.append(f"{fmt.duration(remaining)} left")

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-_DESCRIPTION_WIDTH = 22
+_DESCRIPTION_WIDTH = 23
 
 
 class HelpScreen(ModalScreen[None]):
@@ -51,7 +51,8 @@ class HelpScreen(ModalScreen[None]):
                 key = binding.key_display or self.app.get_key_display(binding)
                 if key not in keys:
                     keys.append(key)
-        ordered = sorted(rows.items(), key=lambda row: row[0] not in own)
+        last = {"Quit", "Suspend", "Keys"}
+        ordered = sorted(rows.items(), key=lambda row: (row[0] in last, row[0] not in own))
         entries = [(" ".join(sorted(keys, key=len)), description) for description, keys in ordered]
         half = (len(entries) + 1) // 2
         columns = [entries[:half], entries[half:]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import ClassVar
 
 from textual import events, work
@@ -18,10 +20,13 @@ from textual.worker import get_current_worker
 from corepipe_engine.errors import CorepipeError
 
 from .. import format as fmt
-from ..processes import SORT_KEYS, ProcessDetails, ProcessRow, as_tree, matches, parse_filter, read_details
+from ..filtering import parse_filter
+from ..processes import SORT_KEYS, ProcessDetails, ProcessRow, as_tree, matches
 from ..sanitize import clean
+from ..styled import MUTED, refused, title
+from ..widgets.filterinput import FilterInput
 from ..widgets.listing import Cell, Column, Listing
-from .base import MUTED, CorepipeScreen, refused, title
+from .base import CorepipeScreen
 from .regions import RegionsScreen
 
 _JUMP_SECONDS = 1.2
@@ -60,16 +65,16 @@ def _refusal_word(row: ProcessRow) -> str:
 def _columns() -> list[Column[TreeRow]]:
     return [
         Column("pid", "PID", 7, lambda item: str(item[0].pid), right=True),
-        Column("user", "USER", 9, lambda item: item[0].user, drop=2),
-        Column("rss", "RSS", 7, lambda item: fmt.short_size(item[0].rss), right=True, drop=1),
-        Column("swap", "SWAP", 6, lambda item: fmt.short_size(item[0].swap), right=True, drop=6),
-        Column("core", "CORE~", 7, lambda item: (fmt.short_size(item[0].core_bytes), "accent"), right=True, drop=3),
-        Column("stop", "STOP~", 7, _stop, right=True, drop=4),
-        Column("threads", "THR", 5, lambda item: str(item[0].threads), right=True, drop=5),
-        Column("cpu", "CPU%", 5, lambda item: f"{item[0].cpu_percent:.0f}", right=True, drop=9),
+        Column("user", "USER", 9, lambda item: item[0].user, drop=1),
+        Column("rss", "RSS", 7, lambda item: fmt.short_size(item[0].rss), right=True, drop=2),
+        Column("swap", "SWAP", 6, lambda item: fmt.short_size(item[0].swap), right=True, drop=3),
+        Column("core", "CORE~", 7, lambda item: (fmt.short_size(item[0].core_bytes), "accent"), right=True, drop=4),
+        Column("stop", "STOP~", 7, _stop, right=True, drop=5),
+        Column("threads", "THR", 5, lambda item: str(item[0].threads), right=True, drop=6),
+        Column("cpu", "CPU%", 5, lambda item: f"{item[0].cpu_percent:.0f}", right=True, drop=10),
         Column("state", "S", 3, _state, drop=7),
         Column("uptime", "UPTIME", 8, _uptime, right=True, drop=8),
-        Column("container", "CONTAINER", 12, lambda item: item[0].container or "-", drop=10),
+        Column("container", "CONTAINER", 12, lambda item: item[0].container or "-", drop=9),
         Column("command", "COMMAND", 0, _command, least=24),
     ]
 
@@ -95,27 +100,29 @@ class ProcessScreen(CorepipeScreen):
         Binding("enter", "open", "Regions", id="processes.open"),
         Binding("slash,backslash,f4", "filter", "Filter", key_display="/", id="processes.filter"),
         Binding("escape", "clear", "Clear filter", show=False, id="processes.clear"),
-        Binding("M", "sort('rss')", "By RSS", show=False, id="processes.by_rss"),
-        Binding("N", "sort('pid')", "By PID", show=False, id="processes.by_pid"),
-        Binding("P", "sort('cpu')", "By CPU", show=False, id="processes.by_cpu"),
-        Binding("T", "sort('time')", "By CPU time", show=False, id="processes.by_time"),
-        Binding("s,greater_than_sign", "next_sort(1)", "By the next column", show=False, id="processes.next_sort"),
-        Binding("S,less_than_sign", "next_sort(-1)", "By the column before", show=False, id="processes.last_sort"),
+        Binding("M", "sort('rss')", "Sort by RSS", show=False, id="processes.by_rss"),
+        Binding("N", "sort('pid')", "Sort by PID", show=False, id="processes.by_pid"),
+        Binding("P", "sort('cpu')", "Sort by CPU", show=False, id="processes.by_cpu"),
+        Binding("T", "sort('time')", "Sort by CPU time", show=False, id="processes.by_time"),
+        Binding("s,greater_than_sign", "next_sort(1)", "Sort by next column", show=False, id="processes.next_sort"),
+        Binding("S,less_than_sign", "next_sort(-1)", "Sort by column before", show=False, id="processes.last_sort"),
         Binding("I", "invert", "Invert order", show=False, id="processes.invert"),
         Binding("t", "tree", "Tree", id="processes.tree"),
         Binding("K", "kernel", "Kernel threads", show=False, id="processes.kernel"),
         Binding("Z", "pause", "Pause", id="processes.pause"),
         Binding("f5", "refresh_now", "Refresh", show=False, id="processes.refresh"),
+        Binding("y", "copy", "Copy", id="processes.copy"),
         Binding("q", "app.quit", "Quit", id="processes.quit"),
         Binding("ctrl+c,f10", "app.quit", "Quit", show=False, id="processes.interrupt"),
     ]
 
     class Sampled(Message):
-        """A worker has read the list."""
+        """A worker has read the list, or, while that takes long, a part of it."""
 
-        def __init__(self, rows: list[ProcessRow]) -> None:
+        def __init__(self, rows: list[ProcessRow], *, whole: bool) -> None:
             super().__init__()
             self.rows = rows
+            self.whole = whole
 
         def can_replace(self, message: Message) -> bool:
             """Only the newest list counts."""
@@ -133,9 +140,10 @@ class ProcessScreen(CorepipeScreen):
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[ProcessRow] = []
+        self._empty: list[str] = []
         self._sort, self._descending = "rss", True
         self._filter = ""
-        self._tree = self._kernel = self._paused = self._sampling = False
+        self._tree = self._kernel = self._paused = self._sampling = self._whole = False
         self._typed = ""
         self._typed_at = 0.0
         self._details: tuple[int, ProcessDetails | None, str] = (0, None, "")
@@ -144,7 +152,7 @@ class ProcessScreen(CorepipeScreen):
     def compose(self) -> ComposeResult:
         """Title, filter, list, details, keys."""
         yield Static("", id="title", markup=False)
-        yield Input(placeholder="filter: words of name, command, user, pid, container; !word leaves out", id="filter")
+        yield FilterInput("name, command, user, pid, container")
         yield Listing(
             _columns(),
             key=lambda item: item[0].pid,
@@ -157,7 +165,6 @@ class ProcessScreen(CorepipeScreen):
 
     def on_mount(self) -> None:
         """Read the list now, and then again and again."""
-        self.query_one("#filter").display = False
         self._listing.focus()
         self.action_refresh_now()
         self.set_interval(self.corepipe.settings.refresh_seconds, self._refresh)
@@ -180,23 +187,35 @@ class ProcessScreen(CorepipeScreen):
 
     @work(thread=True, exit_on_error=False)
     def _sample(self) -> None:
+        worker = get_current_worker()
+
+        def post(rows: list[ProcessRow], *, whole: bool = False) -> None:
+            if not worker.is_cancelled:
+                self.post_message(self.Sampled(rows, whole=whole))
+
         try:
-            rows = self.corepipe.provider.sample()
+            rows = self.corepipe.provider.sample(None if self._whole else post)
         except OSError:
             rows = []
-        if not get_current_worker().is_cancelled:
-            self.post_message(self.Sampled(rows))
+        post(rows, whole=True)
 
     def on_process_screen_sampled(self, message: Sampled) -> None:
         """Show a new list."""
-        self._sampling = False
+        first = not self._whole
+        if message.whole:
+            self._sampling, self._whole = False, True
         if message.rows:
             self._rows = message.rows
-            self._show()
+            self._empty = [
+                name for name in ("swap", "container") if not any(getattr(row, name) for row in message.rows)
+            ]
+            self._show(to_top=first and not self._listing.cursor)  # who has not moved yet stays at the top
 
     def _show(self, *, to_top: bool = False) -> None:
         words = parse_filter(self._filter)
-        rows = [row for row in self._rows if (self._kernel or not row.kernel) and matches(row, words)]
+        rows = [row for row in self._rows if self._kernel or not row.kernel]
+        if words:
+            rows = [row for row in rows if matches(row, words)]
         key, _ = SORT_KEYS[self._sort]
         rows.sort(key=lambda row: row.pid)
         rows.sort(key=key, reverse=self._descending)  # type: ignore[arg-type]
@@ -206,20 +225,20 @@ class ProcessScreen(CorepipeScreen):
         listing.empty_text = (
             f"no process matches {self._filter!r}; Esc clears the filter" if self._rows else "reading /proc …"
         )
-        empty = [name for name in ("swap", "container") if not any(getattr(row, name) for row in rows)]
-        listing.hide(*empty)
+        listing.hide(*self._empty)
         listing.set_rows(items, to_top=to_top)
         self._show_title(len(rows))
 
     def _show_title(self, shown: int) -> None:
         total = len(self._rows)
-        parts = [f"{fmt.count(shown)} of {fmt.count(total)} processes", clean(socket.gethostname()), self._user]
+        more = "" if self._whole else " so far"
+        parts = [f"{fmt.count(shown)} of {fmt.count(total)} processes{more}", clean(socket.gethostname()), self._user]
         parts += ["read-only"] if self.corepipe.settings.read_only else []
         parts += ["‖ paused"] if self._paused else []
         parts += ["by CPU time"] if self._sort == "time" else []
         parts += ["tree"] if self._tree else []
         parts += [f"filter {self._filter}"] if self._filter else []
-        self.query_one("#title", Static).update(title(*parts))
+        self.query_one("#title", Static).update(title(*parts), layout=False)
 
     def action_sort(self, name: str) -> None:
         """Sort by a column."""
@@ -255,24 +274,17 @@ class ProcessScreen(CorepipeScreen):
 
     def on_listing_header_clicked(self, message: Listing.HeaderClicked) -> None:
         """Sort by the column, or turn its order round."""
-        if message.column == self._listing.sort[0]:
-            self.action_invert()
-        else:
-            self.action_sort(message.column)
+        self._sort_or_invert(self._sort if message.column == self._listing.sort[0] else message.column)
 
     # filter and jump -----------------------------------------------------------------------------------------------
 
     def action_filter(self) -> None:
         """Begin to filter."""
-        field = self.query_one("#filter", Input)
-        field.display = True
-        self.set_focus(field)  # at once: the next key belongs to it
+        self.query_one(FilterInput).open()
 
     def action_clear(self) -> None:
         """Clear the filter."""
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.display = False
+        self.query_one(FilterInput).clear_and_hide()
         self._listing.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -280,18 +292,13 @@ class ProcessScreen(CorepipeScreen):
         self._filter = event.value
         self._show()
 
-    def on_input_submitted(self) -> None:
-        """Back to the list; the filter stays."""
-        self.query_one("#filter").display = bool(self._filter)
+    def on_filter_input_left(self) -> None:
+        """Back to the list."""
         self._listing.focus()
 
     def on_key(self, event: events.Key) -> None:
-        """Digits jump to a PID; arrows leave the filter for the list."""
-        if self.focused is not self._listing:
-            if event.key in ("down", "up"):
-                self._listing.focus()
-            return
-        if event.character and event.character.isdigit():
+        """Digits jump to a PID."""
+        if self.focused is self._listing and event.character and event.character.isdigit():
             now = time.monotonic()
             typed = self._typed + event.character if now - self._typed_at < _JUMP_SECONDS else event.character
             self._typed, self._typed_at = typed, now
@@ -308,7 +315,9 @@ class ProcessScreen(CorepipeScreen):
     def on_listing_cursor_moved(self, message: Listing.CursorMoved) -> None:
         """Describe the cursor's process, once the cursor rests."""
         item = self._listing.cursor_row
-        if item is not None:
+        if item is None:
+            self.query_one("#details", Static).update("", layout=False)
+        else:
             self._show_details(item[0])
             self.set_timer(_DETAILS_DELAY_SECONDS, self._describe_cursor)
 
@@ -321,7 +330,7 @@ class ProcessScreen(CorepipeScreen):
     def _describe(self, pid: int) -> None:
         details, error = None, ""
         try:
-            details = read_details(pid)
+            details = self.corepipe.provider.details(pid)
         except CorepipeError as failure:
             error = failure.message
         self.post_message(self.Described(pid, details, error))
@@ -348,11 +357,31 @@ class ProcessScreen(CorepipeScreen):
                     ("state ", MUTED),
                     f"{row.state_word}, {fmt.count(row.threads)} threads, CPU time {fmt.duration(row.cpu_seconds)}",
                     ", seccomp filter" if details.seccomp else "",
+                    f", traced by {details.tracer}" if details.tracer else "",
                 )
             )
             lines.append(Content.assemble(("memory ", MUTED), memory or "-"))
             lines.append(Content.assemble(("cgroup ", MUTED), details.cgroup or "-"))
-        self.query_one("#details", Static).update(Content("\n").join(lines[:_DETAIL_LINES]))
+        self.query_one("#details", Static).update(Content("\n").join(lines[:_DETAIL_LINES]), layout=False)
+
+    # copying, palette ----------------------------------------------------------------------------------------------
+
+    def action_copy(self) -> None:
+        """Copy the cursor's PID; of a process that cannot be dumped the command that mends it."""
+        item = self._listing.cursor_row
+        if item is not None:
+            self.copy(item[0].hint if item[0].refusal and item[0].hint else str(item[0].pid))
+
+    def palette(self) -> Iterable[tuple[str, str, Callable[[], object]]]:
+        """See CorepipeScreen."""
+        for name in ("user", "swap", "core", "stop", "threads", "state", "uptime", "container", "command"):
+            yield f"Sort by {name}", "once more inverts the order", partial(self._sort_or_invert, name)
+
+    def _sort_or_invert(self, name: str) -> None:
+        if name == self._sort:
+            self.action_invert()
+        else:
+            self.action_sort(name)
 
     # onward --------------------------------------------------------------------------------------------------------
 

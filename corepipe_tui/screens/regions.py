@@ -2,143 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import gc
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
-from textual import events, work
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
 from textual.content import Content
 from textual.message import Message
-from textual.suggester import SuggestFromList
-from textual.timer import Timer
 from textual.widgets import Footer, Input, Static
 
 from corepipe_engine.errors import CorepipeError
 from corepipe_engine.options import DumpOptions
-from corepipe_engine.policy import Extent, Preset
+from corepipe_engine.policy import Preset
 from corepipe_engine.regions import RegionKind
-from corepipe_engine.sink import check_syntax
 
 from .. import format as fmt
-from ..pipes import Destination, destination, expand, run_as, shell, suggestions
+from ..filtering import parse_filter
+from ..pipes import corepipe_command, expand
+from ..region_rows import SORT_KEYS, Row, columns, folded, is_out, kind_of, row_key
+from ..runner import DumpRequest
 from ..sanitize import clean
-from ..selection import KindTotal, RegionRow, Selection, load_selection, totals_by_kind
-from ..widgets.kinds import KIND_COLORS
-from ..widgets.listing import Cell, Column, Listing
-from ..widgets.strip import AddressStrip, StripPiece
-from .base import MUTED, CorepipeScreen, refused, title
+from ..selection import KindTotal, RegionRow, Selection, matching
+from ..styled import MUTED, refused, title
+from ..widgets.filterinput import FilterInput
+from ..widgets.listing import Listing
+from ..widgets.piperow import PipeCheck, PipeRow
+from ..widgets.strip import AddressStrip
+from .base import CorepipeScreen
 from .confirm import ConfirmScreen
 from .dump import DumpScreen
 
-_CHECK_DELAY_SECONDS = 0.15
+_NEED_REGIONS = {"dump", "switch", "toggle_kind", "all", "invert", "group", "filter", "pipe", "copy", "copy_command"}
 _ASK_FROM_SECONDS = 1.0
 """An estimated stop of this length is asked about before it happens."""
-
-_PARSE_PREFIX = "the shell cannot parse the pipe command: "
-
-Row = RegionRow | KindTotal
-_MARKS = {Extent.NONE: "○", Extent.FIRST_PAGE: "◐", Extent.ALL: "●"}
-_PRESETS = {"1": Preset.KERNEL, "2": Preset.FULL, "3": Preset.JAVA, "4": Preset.STACKS}
-
-
-def _mark(row: Row) -> Cell:
-    if isinstance(row, KindTotal):
-        extent = Extent.ALL if row.included == row.regions else Extent.FIRST_PAGE if row.included else Extent.NONE
-        return _MARKS[extent], "good" if row.included else "dim"
-    if row.fixed and row.extent is Extent.NONE:
-        return "-", "dim"
-    return _MARKS[row.extent] + ("*" if row.changed else ""), "good" if row.extent is not Extent.NONE else "dim"
-
-
-def _range(row: Row) -> Cell:
-    if isinstance(row, KindTotal):
-        return f"{fmt.count(row.included)} of {fmt.count(row.regions)} regions", "strong"
-    return f"{row.region.start:x}-{row.region.end:x}"
-
-
-def _kind(row: Row) -> Cell:
-    kind = row.kind if isinstance(row, KindTotal) else row.region.kind
-    return kind.value, KIND_COLORS[kind.value]
-
-
-def _number(
-    of_kind: Callable[[KindTotal], int], of_region: Callable[[RegionRow], int], style: str = ""
-) -> Callable[[Row], Cell]:
-    def cell(row: Row) -> Cell:
-        return fmt.short_size(of_kind(row) if isinstance(row, KindTotal) else of_region(row)), style
-
-    return cell
-
-
-def _columns() -> list[Column[Row]]:
-    return [
-        Column("mark", "IN", 2, _mark),
-        Column("range", "ADDRESS RANGE", 26, _range),
-        Column("size", "SIZE", 7, _number(lambda total: total.size, lambda row: row.region.size), right=True),
-        Column(
-            "touched",
-            "TOUCHED",
-            8,
-            _number(lambda total: total.touched, lambda row: row.region.rss),
-            right=True,
-            drop=3,
-        ),
-        Column("swap", "SWAP", 6, _number(lambda total: total.swap, lambda row: row.region.swap), right=True, drop=4),
-        Column(
-            "core", "CORE", 7, _number(lambda total: total.file_bytes, lambda row: row.file_bytes, "accent"), right=True
-        ),
-        Column("perms", "PERM", 4, lambda row: "" if isinstance(row, KindTotal) else row.region.perms[:4], drop=2),
-        Column("kind", "KIND", 11, _kind),
-        Column("mapping", "MAPPING", 0, lambda row: "" if isinstance(row, KindTotal) else row.path or "-"),
-        Column("reason", "REASON", 44, lambda row: "" if isinstance(row, KindTotal) else (row.reason, "dim"), drop=5),
-    ]
-
-
-_SORT_KEYS: dict[str, tuple[Callable[[RegionRow], object], bool]] = {
-    "range": (lambda row: row.index, False),
-    "size": (lambda row: row.region.size, True),
-    "touched": (lambda row: row.region.rss, True),
-    "swap": (lambda row: row.region.swap, True),
-    "core": (lambda row: row.file_bytes, True),
-    "kind": (lambda row: row.region.kind.value, False),
-    "mapping": (lambda row: row.path, False),
-    "mark": (lambda row: row.extent, True),
-    "perms": (lambda row: row.region.perms, False),
-    "reason": (lambda row: row.reason, False),
-}
-
-
-class PipeInput(Input):
-    """The pipe command; up and down go through what this host can run."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Dump", id="pipe.dump"),
-        Binding("down", "suggest(1)", "Other commands", key_display="↑↓", id="pipe.next"),
-        Binding("up", "suggest(-1)", "Other commands", show=False, key_display="↑↓", id="pipe.previous"),
-    ]
-
-    def __init__(self, command: str, known: list[str]) -> None:
-        super().__init__(command, suggester=SuggestFromList(known, case_sensitive=True), id="pipe", compact=True)
-        self._known = known
-
-    def action_suggest(self, step: int) -> None:
-        """Put the next suggestion in, or the one before."""
-        known = self._known
-        position = known.index(self.value) + step if self.value in known else 0
-        self.value = known[position % len(known)]
-        self.cursor_position = len(self.value)
-
-
-@dataclass(frozen=True, slots=True)
-class PipeCheck:
-    """What is known of a pipe command: expanded for this process, what is wrong with it, where it writes to."""
-
-    command: str
-    error: str
-    destination: Destination | None
 
 
 class RegionsScreen(CorepipeScreen):
@@ -164,11 +64,13 @@ class RegionsScreen(CorepipeScreen):
         Binding("right,l,enter", "expand(True)", "Unfold a kind", show=False, id="regions.expand"),
         Binding("left,h", "expand(False)", "Fold a kind", show=False, id="regions.fold"),
         Binding("slash,backslash,f4", "filter", "Filter", key_display="/", id="regions.filter"),
-        Binding("s,greater_than_sign", "next_sort(1)", "By the next column", show=False, id="regions.sort"),
-        Binding("S,less_than_sign", "next_sort(-1)", "By the column before", show=False, id="regions.sort_back"),
+        Binding("s,greater_than_sign", "next_sort(1)", "Sort by next column", show=False, id="regions.sort"),
+        Binding("S,less_than_sign", "next_sort(-1)", "Sort by column before", show=False, id="regions.sort_back"),
         Binding("I", "invert_sort", "Invert order", show=False, id="regions.invert_sort"),
         Binding("p", "pipe", "Pipe", id="regions.pipe"),
         Binding("r,f5", "reload", "Read again", show=False, id="regions.reload"),
+        Binding("y", "copy", "Copy range", show=False, id="regions.copy"),
+        Binding("Y", "copy_command", "Copy command", show=False, id="regions.copy_command"),
         Binding("escape", "back", "Back", id="regions.back"),
         Binding("q", "back", "Back", show=False, id="regions.leave"),
         Binding("ctrl+c,f10", "app.quit", "Quit", show=False, id="regions.quit"),
@@ -177,20 +79,14 @@ class RegionsScreen(CorepipeScreen):
     class Loaded(Message):
         """A worker has read the regions, or could not."""
 
-        def __init__(self, options: DumpOptions, selection: Selection | None, error: CorepipeError | None) -> None:
+        def __init__(
+            self, options: DumpOptions, selection: Selection | None, error: CorepipeError | None, *, keep: bool
+        ) -> None:
             super().__init__()
             self.options = options
+            self.keep = keep
             self.selection = selection
             self.error = error
-
-    class Checked(Message):
-        """A worker has looked at a pipe command."""
-
-        def __init__(self, text: str, check: PipeCheck, *, dump: bool) -> None:
-            super().__init__()
-            self.text = text
-            self.check = check
-            self.dump = dump
 
     def __init__(self, pid: int) -> None:
         super().__init__()
@@ -202,28 +98,21 @@ class RegionsScreen(CorepipeScreen):
         self._sort, self._descending = "range", False
         self._grouped = False
         self._expanded: set[RegionKind] = set()
-        self._check: PipeCheck | None = None
-        self._check_timer: Timer | None = None
-        self._suggestions = suggestions()
         self._failed = False
 
     def compose(self) -> ComposeResult:
         """Title, strip, list, the cursor's region, totals, pipe command, keys."""
         yield Static("", id="title", markup=False)
         yield AddressStrip(id="strip")
-        yield Input(placeholder="filter: words of kind, mapping, permissions, reason; !word leaves out", id="filter")
-        yield Listing(_columns(), key=_key, dim=_is_out, empty="reading the mappings …", id="regions")
+        yield FilterInput("kind, mapping, permissions, reason")
+        yield Listing(columns(self._expanded), key=row_key, dim=is_out, empty="reading the mappings …", id="regions")
         yield Static("", id="region", markup=False)
         yield Static("", id="totals", markup=False)
-        with Horizontal(id="pipe-row"):
-            yield Static("pipe ▸", id="pipe-label", markup=False)
-            yield PipeInput(self.corepipe.settings.pipe or self._suggestions[0], self._suggestions)
-        yield Static("", id="pipe-check", markup=False)
+        yield PipeRow(self.corepipe.settings.pipe, id="pipe-panel")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begin to read."""
-        self.query_one("#filter").display = False
         self._options = self.corepipe.settings.options
         self._listing.focus()
         self._title()
@@ -231,16 +120,22 @@ class RegionsScreen(CorepipeScreen):
 
     def on_screen_resume(self) -> None:
         """Back from a dump: to the list."""
-        if self.is_mounted and self.focused is self._pipe:
+        if self.is_mounted and self.focused is self._pipe.input:
             self._listing.focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that need regions are offered when there are some."""
+        if action in _NEED_REGIONS and (self.selection is None or self._failed):
+            return False
+        return super().check_action(action, parameters)
 
     @property
     def _listing(self) -> Listing[Row]:
         return self.query_one("#regions", Listing)
 
     @property
-    def _pipe(self) -> Input:
-        return self.query_one("#pipe", Input)
+    def _pipe(self) -> PipeRow:
+        return self.query_one(PipeRow)
 
     def _title(self) -> None:
         parts = [f"pid {self.pid}"]
@@ -250,22 +145,22 @@ class RegionsScreen(CorepipeScreen):
             parts += ["read-only"] if self.corepipe.settings.read_only else []
             parts += [f"filter {inspection.filter_bits:#x}", f"{fmt.count(inspection.threads)} threads"]
             parts += [clean(inspection.exe) or "no executable"]
-        self.query_one("#title", Static).update(title(*parts))
+        self.query_one("#title", Static).update(title(*parts), layout=False)
 
     # reading -------------------------------------------------------------------------------------------------------
 
     def action_reload(self) -> None:
-        """Read the mappings again; what was switched by hand is as the preset has it again."""
-        self._load()
+        """Read the mappings again; what was switched by hand stays switched where the mapping is still the same."""
+        self._load(keep=True)
 
     @work(thread=True, exclusive=True, group="load", exit_on_error=False)
-    def _load(self) -> None:
+    def _load(self, *, keep: bool) -> None:
         options = self._options
         assert options is not None
         try:
-            self.post_message(self.Loaded(options, load_selection(self.pid, options), None))
+            self.post_message(self.Loaded(options, self.corepipe.load_selection(self.pid, options), None, keep=keep))
         except CorepipeError as error:
-            self.post_message(self.Loaded(options, None, error))
+            self.post_message(self.Loaded(options, None, error, keep=keep))
 
     def on_regions_screen_loaded(self, message: Loaded) -> None:
         """Show the regions, or why there are none."""
@@ -275,13 +170,23 @@ class RegionsScreen(CorepipeScreen):
             self._show_error(message.error)
             return
         self._failed = False
-        self.selection = message.selection
+        self.refresh_bindings()
+        selection, before = message.selection, self.selection
+        if message.keep and before is not None:
+            selection.adopt(before)
+        self.selection = selection
+        gc.freeze()  # 65,000 regions would be looked through again and again, a tenth of a second each time
+        rows = selection.rows
+        sizes, kinds = [row.region.size for row in rows], [row.region.kind.value for row in rows]
+        self.query_one("#strip", AddressStrip).show(sizes, kinds, lambda index: rows[index].share)
         self._title()
         self._show()
-        self._check_soon()
+        comm = selection.inspection.comm.decode("utf-8", "replace")
+        self._pipe.set_target(self.pid, comm, selection.core_bytes)
 
     def _show_error(self, error: CorepipeError | None) -> None:
         self._failed = True
+        self.refresh_bindings()
         message, hint = (clean(error.message), clean(error.hint)) if error else ("", "")
         if self.selection is None:
             self._listing.empty_text = "nothing to show"
@@ -295,36 +200,22 @@ class RegionsScreen(CorepipeScreen):
         """Filter, sort, group; and tell the totals."""
         if self.selection is None:
             return
-        rows = self._filtered(self.selection.rows)
-        key, _ = _SORT_KEYS[self._sort]
+        rows = matching(self.selection.rows, parse_filter(self._filter))
+        key, _ = SORT_KEYS[self._sort]
         if self._sort != "range" or self._descending:
             rows = sorted(rows, key=key, reverse=self._descending)  # type: ignore[arg-type]
         self._shown = rows
         listing = self._listing
         listing.sort = (self._sort, self._descending)
         listing.empty_text = f"no region matches {self._filter!r}; Esc clears the filter"
-        listing.hide(*(() if any(row.region.swap for row in self.selection.rows) else ("swap",)))
-        listing.set_rows(self._folded(rows) if self._grouped else rows)
+        listing.hide(*(() if self.selection.swapped else ("swap",)))
+        listing.set_rows(folded(rows, self._expanded) if self._grouped else rows)
         self._show_totals()
-
-    def _filtered(self, rows: list[RegionRow]) -> list[RegionRow]:
-        words = [(word.startswith("!"), word.lstrip("!")) for word in self._filter.lower().split() if word.strip("!")]
-        if not words:
-            return rows
-        return [row for row in rows if all((word in _text(row)) is not inverted for inverted, word in words)]
-
-    def _folded(self, rows: list[RegionRow]) -> list[Row]:
-        folded: list[Row] = []
-        for total in totals_by_kind(rows):
-            folded.append(total)
-            if total.kind in self._expanded:
-                folded += [row for row in rows if row.region.kind is total.kind]
-        return folded
 
     def _changed(self) -> None:
         """Something was switched: totals and marks follow at once."""
         if self._grouped:
-            self._listing.set_rows(self._folded(self._shown))
+            self._listing.set_rows(folded(self._shown, self._expanded))
         else:
             self._listing.refresh()
         self._show_totals()
@@ -334,10 +225,8 @@ class RegionsScreen(CorepipeScreen):
         selection = self.selection
         if selection is None:
             return
-        self.query_one("#strip", AddressStrip).show(
-            [StripPiece(row.region.size, row.region.kind.value, _share(row)) for row in selection.rows]
-        )
-        self._mark_strip()
+        self.query_one("#strip", AddressStrip).changed()
+        self._pipe.core_bytes = selection.core_bytes
         shown = f" · {fmt.count(len(self._shown))} shown" if len(self._shown) != len(selection.rows) else ""
         self.query_one("#totals", Static).update(
             Content.assemble(
@@ -347,7 +236,8 @@ class RegionsScreen(CorepipeScreen):
                 " · stop ",
                 (f"~{fmt.stop(selection.stop_seconds)}", "bold"),
                 f" ({selection.inspection.mode})",
-            )
+            ),
+            layout=False,
         )
 
     def on_listing_cursor_moved(self, message: Listing.CursorMoved) -> None:
@@ -356,9 +246,11 @@ class RegionsScreen(CorepipeScreen):
         self._mark_strip()
 
     def _mark_strip(self) -> None:
-        row = self._listing.cursor_row
+        row, selection = self._listing.cursor_row, self.selection
         if isinstance(row, RegionRow):
-            self.query_one("#strip", AddressStrip).mark(row.index, row.index)
+            self.query_one("#strip", AddressStrip).mark(range(row.index, row.index + 1))
+        elif row is not None and selection is not None:
+            self.query_one("#strip", AddressStrip).mark(*selection.runs_of(row.kind))
 
     def _show_region(self) -> None:
         row = self._listing.cursor_row
@@ -366,17 +258,18 @@ class RegionsScreen(CorepipeScreen):
             return
         if isinstance(row, KindTotal):
             size, touched, swap = row.size, row.touched, row.swap
-            what, why = f"{fmt.count(row.regions)} regions", f"{fmt.count(row.included)} of them in the core"
+            what, why = fmt.regions(row.regions), f"{fmt.count(row.included)} of them in the core"
         else:
             size, touched, swap = row.region.size, row.region.rss, row.region.swap
             what, why = row.path or "no file", row.reason
         swapped = f", {fmt.size(swap)} swapped" if swap else ""
         self.query_one("#region", Static).update(
             Content.assemble(
-                (_kind_name(row), "bold"),
+                (kind_of(row).value, "bold"),
                 f"  {what}\n",
                 (f"{why}  ·  {fmt.size(size)}, {fmt.size(touched)} touched{swapped}", MUTED),
-            )
+            ),
+            layout=False,
         )
 
     # switching -----------------------------------------------------------------------------------------------------
@@ -399,7 +292,7 @@ class RegionsScreen(CorepipeScreen):
         """Switch all regions of the cursor's kind."""
         row = self._listing.cursor_row
         if row is not None and self.selection is not None:
-            self.selection.toggle_kind(row.kind if isinstance(row, KindTotal) else row.region.kind)
+            self.selection.toggle_kind(kind_of(row))
             self._changed()
 
     def action_all(self, included: bool) -> None:
@@ -419,21 +312,28 @@ class RegionsScreen(CorepipeScreen):
         if self._options is not None:
             self._options = replace(self._options, policy=replace(self._options.policy, preset=Preset(name)))
             self.query_one("#totals", Static).update(f"reading the mappings as preset {name} has them …")
-            self._load()
+            self._load(keep=False)
 
     # looking -------------------------------------------------------------------------------------------------------
 
     def action_group(self) -> None:
         """Fold the list by kind, or unfold it."""
+        row = self._listing.cursor_row
         self._grouped = not self._grouped
         self._show()
+        if row is not None and self._grouped:
+            self._listing.move_to(("kind", kind_of(row).value))
+        elif isinstance(row, KindTotal):
+            first = next((shown for shown in self._shown if shown.region.kind is row.kind), None)
+            if first is not None:
+                self._listing.move_to(row_key(first))
 
     def action_expand(self, expand_it: bool) -> None:
         """Unfold or fold the cursor's kind in the grouped list."""
         row = self._listing.cursor_row
         if not self._grouped or row is None:
             return
-        kind = row.kind if isinstance(row, KindTotal) else row.region.kind
+        kind = kind_of(row)
         if expand_it:
             self._expanded.add(kind)
         else:
@@ -452,15 +352,18 @@ class RegionsScreen(CorepipeScreen):
         self._show()
 
     def _sort_by(self, name: str) -> None:
-        self._sort, self._descending = name, _SORT_KEYS[name][1]
+        self._sort, self._descending = name, SORT_KEYS[name][1]
         self._show()
 
     def on_listing_header_clicked(self, message: Listing.HeaderClicked) -> None:
         """Sort by the column, or turn its order round."""
-        if message.column == self._sort:
+        self._sort_or_invert(message.column)
+
+    def _sort_or_invert(self, name: str) -> None:
+        if name == self._sort:
             self.action_invert_sort()
-        elif message.column in _SORT_KEYS:
-            self._sort_by(message.column)
+        else:
+            self._sort_by(name)
 
     def on_listing_chosen(self, message: Listing.Chosen) -> None:
         """A double click switches."""
@@ -468,96 +371,60 @@ class RegionsScreen(CorepipeScreen):
 
     def action_filter(self) -> None:
         """Begin to filter."""
-        field = self.query_one("#filter", Input)
-        field.display = True
-        self.set_focus(field)  # at once: the next key belongs to it
+        self.query_one(FilterInput).open()
 
     def action_pipe(self) -> None:
         """Go to the pipe command."""
-        self.set_focus(self._pipe)
+        self.set_focus(self._pipe.input)
 
     def action_back(self) -> None:
         """Leave the input, clear the filter, or go back to the processes."""
-        field = self.query_one("#filter", Input)
-        if self.focused is self._pipe:
+        field = self.query_one(FilterInput)
+        if self.focused is self._pipe.input:
             self._listing.focus()
         elif field.display:
-            field.value = ""
-            field.display = False
+            field.clear_and_hide()
             self._listing.focus()
         elif len(self.app.screen_stack) > 2:
             self.app.pop_screen()
         else:
             self.app.exit(0)
 
-    # the pipe command ----------------------------------------------------------------------------------------------
-
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter as one types; look at the pipe command when the typing pauses."""
-        if event.input.id == "filter":
-            self._filter = event.value
-            self._show()
-        else:
-            self._check = None
-            self._check_soon()
+        """Filter as one types."""
+        self._filter = event.value
+        self._show()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Enter in the filter goes to the list, in the pipe command starts the dump."""
-        if event.input.id == "pipe":
-            self.action_dump()
-        else:
-            event.input.display = bool(self._filter)
-            self._listing.focus()
+        """Enter in the pipe command starts the dump."""
+        self.action_dump()
 
-    def on_key(self, event: events.Key) -> None:
-        """Up and down leave the filter for the list."""
-        if self.focused is not None and self.focused.id == "filter" and event.key in ("up", "down"):
-            self._listing.focus()
+    def on_filter_input_left(self) -> None:
+        """Back to the list."""
+        self._listing.focus()
 
-    def _check_soon(self) -> None:
-        if self._check_timer is not None:
-            self._check_timer.stop()
-        self._check_timer = self.set_timer(_CHECK_DELAY_SECONDS, lambda: self._look_at_pipe(dump=False))
+    # copying, palette ----------------------------------------------------------------------------------------------
 
-    def _look_at_pipe(self, *, dump: bool) -> None:
-        if self.selection is not None:
-            comm = self.selection.inspection.comm.decode("utf-8", "replace")
-            self._check_in_worker(self._pipe.value, comm, dump)
+    def action_copy(self) -> None:
+        """Copy the cursor's address range, or its kind: what --include and --exclude take."""
+        row = self._listing.cursor_row
+        if row is not None:
+            self.copy(row.kind.value if isinstance(row, KindTotal) else f"{row.region.start:x}-{row.region.end:x}")
 
-    @work(thread=True, group="check", exit_on_error=False)
-    def _check_in_worker(self, text: str, comm: str, dump: bool) -> None:
-        command, error, place = expand(text, self.pid, comm), "", None
-        try:
-            check_syntax(command, shell())
-            place = destination(command)
-        except CorepipeError as failure:
-            error = clean(failure.message)
-        error = error.removeprefix(_PARSE_PREFIX)
-        self.post_message(self.Checked(text, PipeCheck(command, error, place), dump=dump))
+    def action_copy_command(self) -> None:
+        """Copy the corepipe command that does what `d` would do now."""
+        selection = self.selection
+        if selection is not None:
+            comm = selection.inspection.comm.decode("utf-8", "replace")
+            request = self.corepipe.request(
+                self.pid, expand(self._pipe.input.value, self.pid, comm), selection.dump_options()
+            )
+            self.copy(corepipe_command(self.pid, request.pipe, request.arguments(), self.corepipe.as_root))
 
-    def on_regions_screen_checked(self, message: Checked) -> None:
-        """Show what is known of the pipe command; start the dump if that was why it was looked at."""
-        if message.text != self._pipe.value:
-            return
-        self._check = message.check
-        self._show_check(message.check)
-        if message.dump:
-            self._confirm_dump(message.check)
-
-    def _show_check(self, check: PipeCheck) -> None:
-        line = self.query_one("#pipe-check", Static)
-        if check.error:
-            line.update(Content("\n").join(refused(check.error, "")))
-            return
-        parts = [f"runs as {run_as(self.corepipe.invoker)}"]
-        place = check.destination
-        warning = ""
-        if place is not None:
-            free = f", {fmt.size(place.free_bytes)} free" if place.free_bytes >= 0 else ", no such folder"
-            parts.insert(0, f"→ {clean(place.path)}{free}")
-            if self.selection is not None and 0 <= place.free_bytes < self.selection.core_bytes:
-                warning = "  ⚠ less than the core before compression"
-        line.update(Content.assemble((" · ".join(parts), MUTED), (warning, "$text-warning")))
+    def palette(self) -> Iterable[tuple[str, str, Callable[[], object]]]:
+        """See CorepipeScreen."""
+        for name in SORT_KEYS:
+            yield f"Sort by {name}", "once more inverts the order", partial(self._sort_or_invert, name)
 
     # onward --------------------------------------------------------------------------------------------------------
 
@@ -568,53 +435,26 @@ class RegionsScreen(CorepipeScreen):
         elif self._failed:
             self.notify("the regions could not be read; r reads them again", severity="warning")
         elif self.selection is not None:
-            self._look_at_pipe(dump=True)
+            self._pipe.want()
 
-    def _confirm_dump(self, check: PipeCheck) -> None:
-        selection = self.selection
+    def on_pipe_row_wanted(self, message: PipeRow.Wanted) -> None:
+        """Nothing is wrong with the pipe command: dump, after a question if the stop would be long."""
+        selection, check = self.selection, message.check
         if not self.is_current or self._failed or selection is None:
             return  # asked for twice, or read anew meanwhile
-        if check.error:
-            self._pipe.focus()
-            return
         request = self.corepipe.request(self.pid, check.command, selection.dump_options())
         if selection.stop_seconds < _ASK_FROM_SECONDS:
-            self._start(request, True)
+            self._start(request, check)
             return
         mode = selection.inspection.mode
         question = (
             f"{clean(selection.inspection.comm)} ({self.pid}) will stand still for about "
             f"{fmt.stop(selection.stop_seconds)}: mode {mode}, {fmt.exact_size(selection.core_bytes)}."
         )
-        self.app.push_screen(ConfirmScreen(question, "Dump", "Not now"), lambda yes: self._start(request, bool(yes)))
+        self.app.push_screen(
+            ConfirmScreen(question, "Dump", "Not now"), lambda yes: self._start(request, check) if yes else None
+        )
 
-    def _start(self, request: object, confirmed: bool) -> None:
-        if confirmed:
-            from ..runner import DumpRequest
-
-            assert isinstance(request, DumpRequest)
-            assert self.selection is not None
-            self.app.push_screen(DumpScreen(request, self.selection))
-
-
-def _key(row: Row) -> tuple[str, object]:
-    return ("kind", row.kind.value) if isinstance(row, KindTotal) else ("region", row.region.start)
-
-
-def _is_out(row: Row) -> bool:
-    return not row.included if isinstance(row, KindTotal) else row.extent is Extent.NONE
-
-
-def _kind_name(row: Row) -> str:
-    return row.kind.value if isinstance(row, KindTotal) else row.region.kind.value
-
-
-def _share(row: RegionRow) -> float:
-    if row.extent is Extent.NONE:
-        return 0.0
-    return 1.0 if row.extent is Extent.ALL else min(row.file_bytes / row.region.size, 0.5)
-
-
-def _text(row: RegionRow) -> str:
-    region = row.region
-    return f"{region.start:x}-{region.end:x} {region.perms} {region.kind} {row.path} {row.reason}".lower()
+    def _start(self, request: DumpRequest, check: PipeCheck) -> None:
+        self._pipe.remember(check.text)
+        self.app.push_screen(DumpScreen(request, self.selection))

@@ -20,9 +20,11 @@ from ..pipes import corepipe_command, next_commands, output_file
 from ..runner import DumpRequest, Outcome
 from ..sanitize import clean
 from ..selection import Selection
+from ..styled import MUTED, title
 from ..widgets.listing import Cell, Column, Listing
-from .base import MUTED, CorepipeScreen, title
+from .base import CorepipeScreen
 
+_WHOLE = (ExitCode.DONE, ExitCode.UNREADABLE)
 _HEAD_LINES = 5
 _WHOLE_LINES = 4
 _FIXED_LINES = 5
@@ -44,11 +46,20 @@ def headline(outcome: Outcome) -> tuple[str, str, str]:
     return "✗", "$text-error", clean(outcome.error) or f"failed with exit status {code}"
 
 
+def summary(outcome: Outcome) -> str:
+    """Return the two figures that matter of a dump that came to its end, to stand behind its headline."""
+    report: dict[str, Any] = outcome.report
+    if outcome.exit_code not in _WHOLE or report["stop_seconds"] is None:
+        return ""
+    return f"   {fmt.exact_size(report['bytes_written'])}, the target stood still for {report['stop_seconds']:.3f} s"
+
+
 def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> list[tuple[str, str]]:
     """Return (label, words) of a dump: stop, bytes, file, sink, omissions."""
     report: dict[str, Any] = outcome.report
+    path = output_file(pipe)
     if not report:
-        return []
+        return _part(path)
     lines: list[tuple[str, str]] = []
     if report["stop_seconds"] is not None:
         steps = ", ".join(f"{name} {fmt.stop(seconds)}" for name, seconds in report["stop_steps"].items())
@@ -69,8 +80,14 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
         )
         if expected_bytes is not None and expected_bytes != planned:
             difference = planned - expected_bytes
-            grew = "grew" if difference > 0 else "shrank"
-            lines.append(("", f"the target {grew} by {fmt.exact_size(abs(difference))} since its regions were read"))
+            grew, more = ("grew", "more") if difference > 0 else ("shrank", "less")
+            lines.append(
+                (
+                    "",
+                    f"{fmt.count(abs(difference))} bytes {more} than the {fmt.count(expected_bytes)} shown before: "
+                    f"the target {grew} by {fmt.exact_size(abs(difference))} since its regions were read",
+                )
+            )
         lines.append(
             (
                 "regions",
@@ -79,12 +96,13 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
                 f"{fmt.exact_size(report['holes_bytes'])} of holes (never touched)",
             )
         )
-    path = output_file(pipe)
-    if path and written:
+    if outcome.exit_code not in _WHOLE:
+        lines += _part(path)
+    elif path and written:
         with contextlib.suppress(OSError):
             size = os.stat(path).st_size
             ratio = f", ratio {written / size:.1f}" if 0 < size < written else ""
-            lines.append(("file", f"{clean(path)}  {fmt.exact_size(size)}{ratio}"))
+            lines.append(("file", f"{fmt.exact_size(size)}{ratio}  {clean(path)}"))
     if report["sink_status"] is not None:
         who = f", as {clean(report['sink_user'])}" if report["sink_user"] else ""
         lines.append(("pipe command", f"{describe_status(report['sink_status'])}{who}"))
@@ -99,6 +117,15 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
         lines.append(("left out" if not index else "", f"{fmt.short_size(size):>7}  {number:>5} x  {clean(reason)}"))
     lines += [("note", clean(line)) for line in report["notices"]]
     return lines
+
+
+def _part(path: str) -> list[tuple[str, str]]:
+    """Return what there is to say of the file of a dump that did not come to its end."""
+    try:
+        size = os.stat(path).st_size if path else 0
+    except OSError:
+        return []
+    return [("file", f"{fmt.exact_size(size)}, no whole core  {clean(path)}")] if size else []
 
 
 def _executable(pid: int, selection: Selection | None) -> bytes:
@@ -133,7 +160,7 @@ class ResultScreen(CorepipeScreen):
         super().__init__()
         self._request, self._outcome, self._comm, self._selection = request, outcome, comm, selection
         mark, style, words = headline(outcome)
-        head = [Content.styled(f"{mark} {words}", f"bold {style}")]
+        head = [Content.assemble((f"{mark} {words}", f"bold {style}"), (summary(outcome), MUTED))]
         if outcome.hint:
             head.append(Content.assemble(("  try: ", MUTED), (clean(outcome.hint), "bold")))
         self._head = Content("\n").join(head)
@@ -157,9 +184,8 @@ class ResultScreen(CorepipeScreen):
     def on_mount(self) -> None:
         """Offer the commands."""
         request, exe = self._request, _executable(self._request.pid, self._selection)
-        commands = next_commands(request.pipe, exe) if self._outcome.exit_code in (0, 6) and exe else []
-        as_root = self.corepipe.invoker is not None or os.geteuid() == 0
-        commands.append(corepipe_command(request.pid, request.pipe, request.arguments(), as_root))
+        commands = next_commands(request.pipe, exe) if self._outcome.exit_code in _WHOLE and exe else []
+        commands.append(corepipe_command(request.pid, request.pipe, request.arguments(), self.corepipe.as_root))
         listing = self._commands
         listing.set_rows(commands)
         listing.focus()

@@ -12,7 +12,7 @@ from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.color import Color
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -26,7 +26,7 @@ Cell = str | tuple[str, str]
 
 _MIN_FLEXIBLE = 12
 _FADE = 0.5
-_DARKEN = 0.15
+DARKEN = 0.15
 """Colours that stand out on black are too pale on white."""
 
 
@@ -56,7 +56,7 @@ class Column(Generic[RowType]):
     least: int = _MIN_FLEXIBLE
 
 
-class Listing(ScrollView, Generic[RowType], can_focus=True):
+class Listing(ScrollView, Generic[RowType], can_focus=True, inherit_bindings=False):
     """A table with one cursor row. The cursor and the scroll position follow the rows' keys when rows change."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -145,6 +145,7 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
         self._key = key
         self._dim = dim
         self._shown: list[tuple[Column[RowType], int]] = []
+        self._styles: dict[tuple[str, Style], Style] = {}
 
     # what is shown -------------------------------------------------------------------------------------------------
 
@@ -207,10 +208,14 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
                 return True
         return False
 
-    def watch_cursor(self) -> None:
-        """Keep the cursor on the screen."""
+    def watch_cursor(self, before: int, after: int) -> None:
+        """Keep the cursor on the screen; draw the two rows that look otherwise now."""
+        top = self.scroll_offset.y
         self._reveal()
-        self.refresh()
+        if self.scroll_offset.y != top:
+            self.refresh()
+        else:
+            self.refresh(*(Region(0, row - top + 1, self.size.width, 1) for row in (before, after) if row >= top))
         self.post_message(self.CursorMoved(self))
 
     def validate_cursor(self, value: int) -> int:
@@ -275,16 +280,27 @@ class Listing(ScrollView, Generic[RowType], can_focus=True):
 
     # drawing -------------------------------------------------------------------------------------------------------
 
+    def notify_style_update(self) -> None:
+        """The colours have changed."""
+        self._styles = {}
+        super().notify_style_update()
+
     def _style(self, name: str, base: Style) -> Style:
         if not name:
             return base
+        style = self._styles.get((name, base))
+        if style is None:
+            style = self._styles[name, base] = self._make_style(name, base)
+        return style
+
+    def _make_style(self, name: str, base: Style) -> Style:
         if name == "dim":
             return _faded(base)
         if name in {"accent", "good", "warn", "bad", "strong"}:
             part = self.get_component_rich_style(f"listing--{name}", partial=True)
             return base + Style(color=part.color, bold=part.bold)
         color = Color.parse(name)
-        return base + Style(color=(color if self.app.current_theme.dark else color.darken(_DARKEN)).rich_color)
+        return base + Style(color=(color if self.app.current_theme.dark else color.darken(DARKEN)).rich_color)
 
     def render_line(self, y: int) -> Strip:
         """See ScrollView: the first line is the header, the others are rows."""

@@ -21,19 +21,21 @@ TUI = "import sys; from corepipe_tui.cli import main; sys.exit(main())"
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cores go where nobody trips over them; no sudo, no NO_COLOR from outside."""
+    """Cores go where nobody trips over them, a history of its own; no sudo, no NO_COLOR from outside."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def make_app() -> Callable[..., CorepipeApp]:
-    """make_app(provider=..., engine=..., **settings): nothing in it is real unless asked for."""
+    """make_app(provider=..., engine=..., load=..., **settings): nothing in it is real unless asked for."""
 
-    def make(provider: Any = None, engine: Any = None, **settings: Any) -> CorepipeApp:
+    def make(provider: Any = None, engine: Any = None, load: Any = None, **settings: Any) -> CorepipeApp:
         settings.setdefault("refresh_seconds", 60.0)
         extra = {} if engine is None else {"start_engine": engine}
+        extra |= {} if load is None else {"load_selection": load}
         return CorepipeApp(Settings(**settings), provider=provider or FakeProcesses(), **extra)
 
     return make

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from corepipe_engine.errors import NoSuchProcessError
 from corepipe_engine.events import (
     Event,
     Failed,
@@ -20,7 +21,7 @@ from corepipe_engine.events import (
     Stopped,
 )
 from corepipe_engine.report import Report
-from corepipe_tui.processes import ProcessRow
+from corepipe_tui.processes import ProcessDetails, ProcessRow
 from corepipe_tui.runner import DumpRequest, Ended
 from corepipe_tui.sanitize import clean
 
@@ -70,10 +71,16 @@ class FakeProcesses:
     def __init__(self, rows: Sequence[ProcessRow] = ()) -> None:
         self.rows = list(rows) or [row(index) for index in range(8)]
         self.samples = 0
+        self.known_details: dict[int, ProcessDetails] = {}
 
-    def sample(self) -> list[ProcessRow]:
+    def sample(self, partly: Callable[[list[ProcessRow]], None] | None = None) -> list[ProcessRow]:
         self.samples += 1
         return list(self.rows)
+
+    def details(self, pid: int) -> ProcessDetails:
+        if pid in self.known_details:
+            return self.known_details[pid]
+        raise NoSuchProcessError(f"process {pid} does not exist")
 
 
 def report(**fields: object) -> dict[str, object]:

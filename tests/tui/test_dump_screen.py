@@ -294,7 +294,7 @@ async def test_the_result_tells_stop_bytes_file_sink_and_omissions(make_app, tmp
             "snapshot: copy-on-write",
             "1,048,576 bytes (1.00 MiB) in 2.0 s, 512.0 KiB/s",
             "12 of 20, 9 threads",
-            f"{tmp_path}/core.zst  256.00 KiB, ratio 4.0",
+            f"256.00 KiB, ratio 4.0  {tmp_path}/core.zst",
             "exit status 0",
             "1.0G      5 x  never touched",
             "4.0K      1 x  MADV_DONTDUMP",
@@ -387,8 +387,9 @@ async def test_hostile_text_in_a_report_is_shown_harmless(make_app, name):
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("held", [False, True])
-def test_the_engine_is_ended_on_demand_and_by_force(spawn_target, request_for, held, tmp_path):
+@pytest.mark.parametrize(("held", "background"), [(False, False), (False, True), (True, False)])
+def test_the_engine_is_ended_on_demand_and_by_force(spawn_target, request_for, held, background):
+    """background: a shell that starts something in the background has it ignore SIGINT."""
     import os
     import threading
 
@@ -406,7 +407,11 @@ def test_the_engine_is_ended_on_demand_and_by_force(spawn_target, request_for, h
         if isinstance(item, (Stopped, Progress)):
             stopped.set()
 
-    engine = EngineRun(request_for(target.pid, "sleep 600", mode=ModeChoice.DIRECT), take)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
+    try:
+        engine = EngineRun(request_for(target.pid, "sleep 600", mode=ModeChoice.DIRECT), take)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.wait(30)
     wait_frozen(target.pid, engine.pid)
     if held:

@@ -306,7 +306,7 @@ async def test_help_lists_the_keys_of_the_screen(make_app):
         await pilot.press("question_mark")
         await on_screen(pilot, HelpScreen)
         seen = screen_text(app)
-        for text in ("Kernel threads", "Invert order", "By CPU time", "Clear filter", "Page down", "Tree"):
+        for text in ("Kernel threads", "Invert order", "Sort by CPU time", "Clear filter", "Page down", "Tree"):
             assert text in seen
         await pilot.press("f1")
         await on_screen(pilot, ProcessScreen)

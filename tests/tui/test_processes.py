@@ -7,13 +7,13 @@ import subprocess
 
 import pytest
 
+from corepipe_tui.filtering import parse_filter
 from corepipe_tui.processes import (
     SORT_KEYS,
     HostProcesses,
     as_tree,
     container_of,
     matches,
-    parse_filter,
     read_details,
 )
 

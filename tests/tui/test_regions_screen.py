@@ -9,6 +9,7 @@ import pytest
 import corepipe_tui.screens.regions as regions_module
 from corepipe_engine.inspection import inspect_process, open_target
 from corepipe_engine.policy import Extent
+from corepipe_tui.pipes import suggestions
 from corepipe_tui.screens.confirm import ConfirmScreen
 from corepipe_tui.screens.help import HelpScreen
 from corepipe_tui.screens.processes import ProcessScreen
@@ -300,11 +301,11 @@ async def test_up_and_down_go_through_what_this_host_can_run(make_app, target):
     async with app.run_test(size=SIZE) as pilot:
         await loaded(pilot)
         field = app.screen.query_one("#pipe")
-        known = regions_module.suggestions()
+        known = suggestions()
         assert field.value == known[0]
-        await pilot.press("p", "down")
+        await pilot.press("p", "up")
         assert field.value == known[1 % len(known)]
-        await pilot.press("up", "up")
+        await pilot.press("down", "down")
         assert field.value == known[-1]
         await pilot.press("slash", "question_mark", "q")
         assert field.value == known[-1] + "/?q"
