@@ -115,10 +115,15 @@ def put_into_readme(path: Path, tables: str) -> None:
     """Replace what stands between the two marks; without marks a section is added at the end."""
     text = path.read_text()
     if BEGIN not in text or END not in text:
-        text = f"{text.rstrip()}\n\n## Figures\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
+        path.write_text(f"{text.rstrip()}\n\n## Figures\n\n{BEGIN}\n{END}\n")
+    put_between(path, BEGIN, END, tables)
+
+
+def put_between(path: Path, begin: str, end: str, tables: str) -> None:
+    """Replace what stands between two marks."""
+    before, _, rest = path.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{begin}\n{tables.rstrip()}\n{end}{after}")
 
 
 if __name__ == "__main__":
