@@ -7,7 +7,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from . import ptrace
@@ -23,11 +23,12 @@ from .freeze import Freeze
 from .headroom import own_memory_limit
 from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_of
 from .inspection import HeaderProbe, coredump_filter, live_task, touched
+from .knownmaps import KnownMaps
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes
 from .plan import DumpPlan, check_expressible, make_plan
 from .policy import Decision, is_hotspot
-from .preconditions import inherits_orphans, is_copied, is_private_hugetlb, snapshot_refusal
+from .preconditions import inherits_orphans, is_copied, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
 from .regions import Region, RegionKind, split_at
 from .registers import ThreadRegisters
@@ -65,7 +66,7 @@ def snapshot(context: Context) -> Iterator[Captured]:
             raise ModeUnavailableError(reason)
         gadgets = find_gadgets(task, before, injection_of(context.arch))
         auxv = task.auxv(context.arch.elf.word.size)
-        known = _KnownMaps.of(task.read("maps"), before)
+        known = KnownMaps.of(task.read("maps"), before)
         expected = select_copied(context, task, [region for region in before if is_copied(region)], ())
         store = _store_for(expected)
         copies: list[SnapshotProcess] = []
@@ -117,7 +118,7 @@ def _take(
     freeze: Freeze,
     task: ProcDir,
     gadgets: Gadgets,
-    known: _KnownMaps,
+    known: KnownMaps,
     auxv: bytes,
     store: Buffer,
     known_live: frozenset[int],
@@ -126,8 +127,7 @@ def _take(
     """What happens inside the stop. made gets the snapshot as soon as there is one: from then on it is the caller's."""
     arch, wall_clock_ns = context.arch, time.time_ns()
     threads = freeze.registers()
-    maps = task.read("maps")
-    regions = known.regions_of(maps)
+    known = known.now(task.read("maps"))
     injection = injection_of(arch)
     check_gadgets(task, gadgets, injection)
     state = freeze.state(choose_thread(freeze, task, threads, injection))
@@ -135,13 +135,12 @@ def _take(
     watch(context, freeze)
     context.phase(Phase.SNAPSHOT)
     fork = Fork(context, freeze, task, state, gadgets)
-    if any(is_private_hugetlb(region) for region in regions):
+    if known.private_hugetlb:
         raise ModeUnavailableError("the target mapped private huge pages (hugetlb) just now")
-    copy = fork.run(regions, threads)
+    copy = fork.run(known.stacks, threads)
     made(copy)
     freeze.clock.step("fork")
-    missing = _not_carried(regions, copy.folder.read("maps"), maps)
-    special = [region for region in regions if is_copied(region) or region.start in missing]
+    special = known.not_carried(task, copy.folder)
     pointers = [arch.stack_pointer(thread.general) for thread in threads]
     chosen = select_copied(context, task, special, pointers, known_live)
     wanted = sum(chosen.reads[1::2])
@@ -153,47 +152,7 @@ def _take(
     if special:
         freeze.clock.step("copied set")
     watch(context, freeze)
-    return fork, _Frozen(threads, regions, auxv, chosen, store, unreadable, fork.patches, wall_clock_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownMaps:
-    """What maps said just before the freeze, worked out: most often it still says so, and nothing is left to do."""
-
-    text: bytes
-    regions: list[Region]
-    before: Sequence[Region]
-
-    @classmethod
-    def of(cls, text: bytes, before: Sequence[Region]) -> _KnownMaps:
-        return cls(text, with_flags(parse_maps(text), before), before)
-
-    def regions_of(self, text: bytes) -> list[Region]:
-        return self.regions if text == self.text else with_flags(parse_maps(text), self.before)
-
-
-def with_flags(regions: Sequence[Region], before: Sequence[Region]) -> list[Region]:
-    """Return regions of maps with the flags and counts that smaps told of the same mappings a moment before."""
-    known = {region.start: region for region in before}
-    result = []
-    for region in regions:
-        old = known.get(region.start)
-        if old is not None and (old.perms[3:4], old.inode, old.path) == (
-            region.perms[3:4],
-            region.inode,
-            region.path,
-        ):
-            region = replace(old, end=region.end, perms=region.perms, offset=region.offset)
-        result.append(region)
-    return result
-
-
-def _not_carried(regions: Sequence[Region], copied_maps: bytes, maps: bytes) -> set[int]:
-    """Return the starts of regions that the snapshot does not have, whatever smaps said of them before."""
-    if copied_maps == maps:
-        return set()
-    carried = {region.start for region in parse_maps(copied_maps)}
-    return {region.start for region in regions if region.start not in carried}
+    return fork, _Frozen(threads, known.regions, auxv, chosen, store, unreadable, fork.patches, wall_clock_ns)
 
 
 def _captured(

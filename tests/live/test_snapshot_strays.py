@@ -46,9 +46,17 @@ def test_a_snapshot_holds_no_file_of_the_target_open(spawn_target, tmp_path):
             if pid != target.pid and copied_from(pid, target.pid)
         ]
         assert len(copies) == 1
-        assert os.listdir(f"/proc/{copies[0]}/fd") == []
+        held = open_files(copies[0])
+        assert not held & open_files(target.pid)
+        assert all(name.startswith("pipe:") for name in held), "pipes of its own, which its pages go through"
         stream.read_core(tmp_path / "core")
     assert_well_formed(Core(tmp_path / "core"))
+
+
+def open_files(pid: int) -> set[str]:
+    """What the descriptors of a process stand for."""
+    folder = f"/proc/{pid}/fd"
+    return {os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)}
 
 
 def copied_from(pid: int, target: int) -> bool:
