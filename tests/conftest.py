@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ __all__ = ["tell", "tell_row"]
 _PACKAGES = {
     "gcc": "gcc",
     "musl-gcc": "musl-tools",
+    "gcc -m32": "lib32gcc-$(gcc -dumpversion | cut -d. -f1)-dev libc6-dev-i386",
     "gdb": "gdb",
     "gcore": "gdb",
     "lldb": "lldb",
@@ -120,12 +121,12 @@ def open_folder() -> Iterator[Path]:
 def spawn_target(build_target: TargetBuilder, tmp_path: Path) -> Iterator[Callable[..., Target]]:
     """spawn_target(name, *arguments, **options) starts a compiled target; it is ready on return and ended afterwards.
 
-    Options are those of support.targets.start_target and subprocess.Popen.
+    flags: the compiler's. Other options are those of support.targets.start_target and subprocess.Popen.
     """
     started: list[Target] = []
 
-    def spawn(name: str, *arguments: object, **options: object) -> Target:
-        command = [build_target(name), *(str(argument) for argument in arguments)]
+    def spawn(name: str, *arguments: object, flags: Sequence[str] = (), **options: object) -> Target:
+        command = [build_target(name, *flags), *(str(argument) for argument in arguments)]
         target = start_target(command, tmp_path, **options)  # type: ignore[arg-type]
         started.append(target)
         return target

@@ -13,7 +13,7 @@ import pytest
 from ..support import proc
 from ..support.checks import assert_counter_moves, assert_running
 from ..support.engine import REPOSITORY, corepipe_started, environment
-from ..support.targets import spawn_extended
+from ..support.targets import M32, spawn_extended
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -21,6 +21,17 @@ FAULT = Path(__file__).resolve().parent.parent / "support" / "fault.py"
 SOAK = int(os.environ.get("COREPIPE_SOAK", "0"))
 """How often every single point is tried; 0: the short run, which tries each point of the injection once or less."""
 KINDS = ("registers", "sleep", "epoll", "many")
+STEPS = {("registers", ()): 1, ("sleep", ()): 1, ("epoll", ()): 3, ("many", ()): 71,
+         ("registers", M32): 3, ("sleep", M32): 5, ("epoll", M32): 9}  # fmt: skip
+"""The short run tries every so many-th point."""
+
+
+def kinds(*names: str, narrow: bool):
+    """Checkers of 64 bit, and of 32 bit where narrow says so."""
+    cells = [pytest.param(name, (), id=name) for name in names]
+    needs = pytest.mark.needs("gcc -m32")
+    cells += [pytest.param(name, M32, id=f"{name}-32-bit", marks=needs) for name in names if narrow and name != "many"]
+    return pytest.mark.parametrize(("kind", "flags"), cells)
 
 
 def assert_as_before(target, before) -> None:
@@ -72,25 +83,24 @@ def kill_at_every_point(
     return tried
 
 
-@pytest.mark.parametrize("kind", ["altstack", "small"])
-def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target_on_a_foreign_stack(spawn_target, kind):
+@kinds("altstack", "small", narrow=SOAK > 0)
+def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target_on_a_foreign_stack(spawn_target, kind, flags):
     """A new target for each point: what is left in the stack by a killed corepipe makes the next one choose a copy."""
     for _ in range(max(SOAK, 1)):
         point, tried = 1, 1
         while tried:
-            target = spawn_target("checker", kind, signals="count" if kind == "altstack" else "default")
+            target = spawn_target("checker", kind, signals="count" if kind == "altstack" else "default", flags=flags)
             tried = kill_at_every_point(target, point, 1, most=1)
             target.end()
             point += 1 if SOAK else 4
         assert point > 40
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target(spawn_target, kind):
+@kinds(*KINDS, narrow=True)
+def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target(spawn_target, kind, flags):
     for _ in range(max(SOAK, 1)):
-        target = spawn_target("checker", kind, signals="default")
-        step = 1 if SOAK or kind in ("registers", "sleep") else 71 if kind == "many" else 3
-        assert kill_at_every_point(target, 1, step) > 10
+        target = spawn_target("checker", kind, signals="default", flags=flags)
+        assert kill_at_every_point(target, 1, 1 if SOAK else STEPS[kind, flags]) > (5 if flags else 10)
         target.end()
 
 
@@ -126,10 +136,10 @@ def test_kill_9_between_any_two_steps_leaves_a_stopped_target_stopped(spawn_targ
     eventually("no child is left", lambda: not proc.children(target.pid))
 
 
-@pytest.mark.parametrize("kind", ["registers", "sleep"])
-def test_an_error_out_of_any_step_leaves_a_right_target(spawn_target, kind):
+@kinds("registers", "sleep", narrow=SOAK > 0)
+def test_an_error_out_of_any_step_leaves_a_right_target(spawn_target, kind, flags):
     """Whatever fails on the way, the thread comes home, the helper is reaped, and the snapshot is gone."""
-    target = spawn_target("checker", kind, signals="default")
+    target = spawn_target("checker", kind, signals="default", flags=flags)
     assert kill_at_every_point(target, 1, 1 if SOAK else 2, kind="raise") > 10
 
 

@@ -8,6 +8,7 @@ from ..support import proc
 from ..support.checks import assert_no_larger, assert_still_stopped, assert_target_untouched
 from ..support.dumps import in_both_modes
 from ..support.engine import assert_nothing_left, run_corepipe
+from ..support.targets import M32
 
 pytestmark = pytest.mark.live
 MODES = ("direct", "buffer", "snapshot")
@@ -50,12 +51,15 @@ def test_a_dump_does_not_make_the_target_larger(spawn_target, tmp_path, mode):
     target.resume()
 
 
-def test_calls_in_which_threads_sleep_go_on_as_if_nothing_happened(spawn_target, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "rounds"), [((), 5), pytest.param(M32, 2, marks=pytest.mark.needs("gcc -m32"))], ids=["64-bit", "32-bit"]
+)
+def test_calls_in_which_threads_sleep_go_on_as_if_nothing_happened(spawn_target, tmp_path, flags, rounds):
     """epoll_wait, recv with a timeout, poll, futex, nanosleep, read: none of them returns early."""
-    target = spawn_target("sleepers")
+    target = spawn_target("sleepers", flags=flags)
     before = target.fingerprint()
     for mode in MODES:
-        for _ in range(5):
+        for _ in range(rounds):
             run_corepipe(target.pid, "--mode", mode, output=tmp_path / "core")
             assert target.failures == 0, "a sleeping call returned"
     assert_target_untouched(target, before)

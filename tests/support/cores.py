@@ -16,6 +16,7 @@ from . import proc
 NT_PRSTATUS, NT_FPREGSET, NT_PRPSINFO, NT_AUXV = 1, 2, 3, 6
 NT_SIGINFO, NT_FILE = 0x53494749, 0x46494C45
 NT_X86_XSTATE, NT_X86_XSAVE_LAYOUT = 0x202, 0x205
+NT_PRXFPREG, NT_386_TLS = 0x46E62B7F, 0x200
 _NUMBERS = {
     "NT_PRSTATUS": NT_PRSTATUS,
     "NT_FPREGSET": NT_FPREGSET,
@@ -67,6 +68,7 @@ class Core:
             elf = ELFFile(file)
             self.type = elf["e_type"]
             self.machine = elf["e_machine"]
+            self.wide = elf.elfclass == 64
             self.header_bytes = elf["e_ehsize"] + elf.num_segments() * elf["e_phentsize"]
             self.segments: list[Segment] = []
             self.notes: list[Note] = []
@@ -112,12 +114,26 @@ class Core:
     @property
     def thread_ids(self) -> list[int]:
         """pr_pid of every NT_PRSTATUS, in order."""
-        return [struct.unpack_from("<i", note.data, 32)[0] for note in self.notes_of(NT_PRSTATUS)]
+        offset = 32 if self.wide else 24
+        return [struct.unpack_from("<i", note.data, offset)[0] for note in self.notes_of(NT_PRSTATUS)]
 
     @property
     def thread_pointers(self) -> list[int]:
-        """fs_base of every NT_PRSTATUS, in order (struct user_regs_struct, x86-64)."""
-        return [struct.unpack_from("<Q", note.data, 112 + 21 * 8)[0] for note in self.notes_of(NT_PRSTATUS)]
+        """Where thread-local storage is, by thread: fs_base on x86-64, the segment that gs selects on i386."""
+        records = [note.data for note in self.notes_of(NT_PRSTATUS)]
+        if self.wide:
+            return [struct.unpack_from("<Q", data, 112 + 21 * 8)[0] for data in records]
+        pointers = []
+        for data, note in zip(records, self.notes_of(NT_386_TLS), strict=True):
+            bases = {number: base for number, base, _, _ in struct.iter_unpack("<4I", note.data)}
+            pointers.append(bases[struct.unpack_from("<I", data, 72 + 10 * 4)[0] >> 3])
+        return pointers
+
+    @property
+    def registers(self) -> list[bytes]:
+        """pr_reg of every NT_PRSTATUS, in order."""
+        start, end = (112, 328) if self.wide else (72, 140)
+        return [note.data[start:end] for note in self.notes_of(NT_PRSTATUS)]
 
     @property
     def data_bytes(self) -> int:

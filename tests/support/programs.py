@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -17,5 +20,18 @@ def program_path(name: str) -> str:
 
 
 def installed(name: str) -> bool:
-    """Return whether a program is found."""
+    """Return whether a program is found. "gcc -m32": whether gcc makes 32-bit programs."""
+    if name == "gcc -m32":
+        return _links_32_bit()
     return os.path.isabs(program_path(name))
+
+
+@functools.lru_cache(maxsize=1)
+def _links_32_bit() -> bool:
+    """Linking takes a C library, a libgcc and a linker that knows them."""
+    if shutil.which("gcc") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["gcc", "-m32", "-pthread", "-x", "c", "-", "-o", f"{folder}/program"]
+        source = b'#include <stdio.h>\nint main(void) { return puts("") < 0; }'
+        return subprocess.run(command, input=source, capture_output=True, check=False).returncode == 0

@@ -19,6 +19,8 @@ from . import proc
 from .waiting import eventually
 
 SOURCES = Path(__file__).resolve().parent.parent / "targets"
+M32 = ("-m32", "-idirafter", "/usr/include/x86_64-linux-gnu")
+"""What makes gcc build a 32-bit program, with the kernel's headers where the 64-bit host has them."""
 _PAGE = 4096
 _STATE = struct.Struct("<2Q65Q")
 

@@ -1,10 +1,13 @@
 /* A static program without a C library, in which no `syscall; ret` and no sigreturn can be found.
- * Built with -nostdlib -static. Speaks the protocol of target.h, without its signals.
+ * (With -m32 the vDSO has both.) Built with -nostdlib -static. Speaks the protocol of target.h, without its signals.
  */
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+
+#ifdef __x86_64__
+#define START "_start:\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall begin\n\thlt"
 
 static inline __attribute__((always_inline)) long call(long number, long a, long b, long c, long d, long e, long f)
 {
@@ -16,6 +19,31 @@ static inline __attribute__((always_inline)) long call(long number, long a, long
                      : "rcx", "r11", "memory");
     return result;
 }
+
+static long map_shared(long fd)
+{
+    return call(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+}
+#else
+#define START "_start:\n\tmov %esp, %eax\n\tand $-16, %esp\n\tsub $12, %esp\n\tpush %eax\n\tcall begin\n\thlt"
+
+static inline __attribute__((always_inline)) long call(long number, long a, long b, long c, long d, long e, long f)
+{
+    long result;
+    (void)f;
+    __asm__ volatile("int $0x80\n\tnop"
+                     : "=a"(result)
+                     : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
+                     : "memory");
+    return result;
+}
+
+static long map_shared(long fd)
+{
+    long arguments[] = {0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0};
+    return call(SYS_mmap, (long)arguments, 0, 0, 0, 0, 0);
+}
+#endif
 
 static const char *variable(char **environment, const char *name)
 {
@@ -37,7 +65,7 @@ __attribute__((used)) static void begin(char **stack)
         ready = 10 * ready + *digit - '0';
     call(SYS_prctl, 1 /* PR_SET_PDEATHSIG */, 9, 0, 0, 0, 0);
     long fd = call(SYS_open, (long)variable(environment, "TARGET_STATE"), O_RDWR | O_CLOEXEC, 0, 0, 0, 0);
-    long page = call(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    long page = map_shared(fd);
     if (page < 0 && page > -4096)
         call(SYS_exit, 1, 0, 0, 0, 0, 0);
     call(SYS_close, fd, 0, 0, 0, 0, 0);
@@ -51,4 +79,4 @@ __attribute__((used)) static void begin(char **stack)
     }
 }
 
-__asm__(".globl _start\n_start:\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall begin\n\thlt");
+__asm__(".globl _start\n" START);
