@@ -1,4 +1,4 @@
-"""One native target, held still, and its cores: corepipe's, gcore's, and the kernel's own."""
+"""A native target of each width, held still, and its cores: corepipe's, gcore's, and the kernel's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from ..support.engine import run_corepipe
 from ..support.kernel_core import end_with_kernel_core
 from ..support.readers import run_reader
-from ..support.targets import start_target
+from ..support.targets import M32, start_target
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,28 @@ class Cores:
     gcore: Path
     kernel: Path
     rseq_offset: int
+    wide: bool
 
 
-@pytest.fixture(scope="session")
-def cores(build_target, tmp_path_factory) -> Cores:
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param((), id="64-bit"), pytest.param(M32, id="32-bit", marks=pytest.mark.needs("gcc -m32"))],
+)
+def cores(request, build_target, tmp_path_factory) -> Cores:
     """Every kind of core of the program `nine`, which SIGSTOP held while they were taken."""
     for tool in ("gdb", "gcore"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     folder = tmp_path_factory.mktemp("cores")
-    program = build_target("nine")
-    with start_target([program], folder, signals="default") as target:
+    program = build_target("nine", *request.param)
+    with start_target([program, 4 << 20] if request.param else [program], folder, signals="default") as target:
         target.stop()
         run_reader("gcore", "-o", folder / "gcore", target.pid)  # first: it writes into the target's code
         run_corepipe(target.pid, "--mode", "snapshot", output=folder / "ours")
         run_corepipe(target.pid, "--mode", "buffer", "--holes", "zero", output=folder / "whole")
         end_with_kernel_core(target, folder / "kernel")
     paths = (folder / name for name in ("ours", "whole", f"gcore.{target.pid}", "kernel"))
-    return Cores(program, target.pid, *paths, target.number("rseq_offset"))
+    return Cores(program, target.pid, *paths, target.number("rseq_offset"), wide=not request.param)
 
 
 @pytest.fixture(scope="session")

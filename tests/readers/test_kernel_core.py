@@ -8,11 +8,13 @@ import struct
 import pytest
 
 from ..support.cores import (
+    NT_386_TLS,
     NT_AUXV,
     NT_FILE,
     NT_FPREGSET,
     NT_PRPSINFO,
     NT_PRSTATUS,
+    NT_PRXFPREG,
     NT_X86_XSAVE_LAYOUT,
     NT_X86_XSTATE,
     Core,
@@ -52,24 +54,29 @@ def test_notes_of_the_process_hold_the_kernels_bytes(whole, kernel, kind):
 
 def test_prpsinfo_tells_what_the_kernel_tells(whole, kernel):
     ours, theirs = whole.note(NT_PRPSINFO).data, kernel.note(NT_PRPSINFO).data
+    ids, arguments = (16, 56) if whole.wide else (8, 44)
     assert ours[3] == theirs[3]  # pr_nice
-    assert ours[16:56] == theirs[16:56]  # uid, gid, pid, ppid, pgrp, sid, fname
-    assert ours[56:].rstrip(b"\0") == theirs[56:].rstrip(b" \0")  # psargs; the kernel makes the last NUL a space too
+    assert ours[ids:arguments] == theirs[ids:arguments]  # uid, gid, pid, ppid, pgrp, sid, fname
+    assert ours[arguments:].rstrip(b"\0") == theirs[arguments:].rstrip(b" \0")  # the kernel's last NUL is a space too
 
 
 def test_registers_of_parked_threads_are_the_kernels(whole, kernel):
     leader = whole.thread_ids[0]
     assert set(whole.thread_ids) == set(kernel.thread_ids)
-    for kind, start, end in ((NT_PRSTATUS, 112, 336), (NT_FPREGSET, 0, 512), (NT_X86_XSTATE, 0, None)):
+    kinds = [NT_FPREGSET, NT_X86_XSTATE] if whole.wide else [NT_FPREGSET, NT_PRXFPREG, NT_X86_XSTATE, NT_386_TLS]
+    for kind in (NT_PRSTATUS, *kinds):
         ours, theirs = by_thread(whole, kind), by_thread(kernel, kind)
+        start = whole.registers_offset if kind == NT_PRSTATUS else 0
         for tid in set(ours) - {leader, kernel.thread_ids[0]}:  # the first took the signal
-            assert ours[tid][start:end] == theirs[tid][start:end], f"note {kind:#x} of thread {tid}"
+            assert len(ours[tid]) > start
+            assert ours[tid][start:] == theirs[tid][start:], f"note {kind:#x} of thread {tid}"
 
 
 def test_process_fields_of_every_prstatus_are_the_kernels(whole, kernel):
     ours, theirs = by_thread(whole, NT_PRSTATUS), by_thread(kernel, NT_PRSTATUS)
     for tid in ours:
-        assert ours[tid][24:48] == theirs[tid][24:48]  # sighold, pid, ppid, pgrp, sid
+        start, end = (24, 48) if whole.wide else (20, 40)
+        assert ours[tid][start:end] == theirs[tid][start:end]  # sighold, pid, ppid, pgrp, sid
         assert struct.unpack_from("<i", ours[tid], 12)[0] == 0  # no signal was the cause
 
 
@@ -83,7 +90,7 @@ def test_segments_have_the_kernels_addresses_sizes_and_flags(whole, kernel):
 def test_segments_hold_the_kernels_bytes(cores, whole, kernel):
     """All but the leader's stack and rseq, which ran again for a moment, and pages that only the process can read."""
     areas = [base + cores.rseq_offset for base in whole.thread_pointers]
-    stack = struct.unpack_from("<Q", whole.notes[0].data, 112 + 19 * 8)[0]
+    stack = whole.stack_pointers[0]
     different = []
     for ours, theirs in zip(whole.segments, kernel.segments, strict=True):
         if ours.file_bytes != theirs.file_bytes:

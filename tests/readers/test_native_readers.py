@@ -35,12 +35,19 @@ def test_gdb_knows_registers_signals_and_libraries(cores):
     assert re.search(r"Yes .*libc\.so", ours.out)
     assert "AT_SYSINFO_EHDR" in ours.out
     assert str(cores.program) in ours.out
-    registers = run_gdb(cores.program, cores.ours, "info registers", "info vector")
-    assert (
-        registers.out
-        == run_gdb(cores.program, cores.gcore, "info registers", "info vector").out.replace("SIGSTOP", "0")
-        or "rip" in registers.out
-    )
+
+
+@pytest.mark.needs("gdb")
+def test_gdb_shows_all_registers_of_every_thread_as_from_gcores_core(cores):
+    def shown(core):
+        out = run_gdb(cores.program, core, "thread apply all info all-registers").out
+        return re.findall(r"^(?:Thread .*LWP \d+.*|\w+ +[0-9{<-].*)$", out, re.MULTILINE)
+
+    ours = shown(cores.ours)
+    assert len([line for line in ours if line.startswith("Thread ")]) == 9
+    for name in ("rip", "st7", "[xyz]mm15") if cores.wide else ("eip", "st7", "[xyz]mm7"):
+        assert len([line for line in ours if re.fullmatch(name, line.split()[0])]) == 9, name
+    assert ours == shown(cores.gcore)
 
 
 @pytest.mark.needs("lldb")
@@ -50,8 +57,9 @@ def test_lldb_unwinds_every_thread_and_prints_a_global(cores):
         cores.ours, cores.program,
     )  # fmt: skip
     assert reading.out.count("* thread #") + reading.out.count("  thread #") == 9
-    for function in FUNCTIONS:
-        assert f"`{function}" in reading.out
+    if cores.wide:  # lldb 14 cannot unwind the 32-bit vDSO, in any core
+        for function in FUNCTIONS:
+            assert f"`{function}" in reading.out
     assert "known_value = 424242" in reading.out
     assert "error:" not in reading.out + reading.err
 
@@ -90,7 +98,8 @@ def test_eu_unstrip_lists_the_modules_with_the_build_ids_that_gcores_core_gives(
         return {line.split()[-1]: line.split()[1] for line in lines}
 
     ours = modules(cores.ours)
-    assert {str(cores.program), "libc.so.6", "linux-vdso.so.1", "ld-linux-x86-64.so.2"} <= set(ours)
+    loader = {"linux-vdso.so.1", "ld-linux-x86-64.so.2"} if cores.wide else {"linux-gate.so.1", "ld-linux.so.2"}
+    assert {str(cores.program), "libc.so.6", *loader} <= set(ours)
     assert all(re.fullmatch(r"[0-9a-f]{40}@0x[0-9a-f]+", build_id) for build_id in ours.values())
     assert ours == modules(cores.gcore)
 

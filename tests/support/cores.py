@@ -122,18 +122,30 @@ class Core:
         """Where thread-local storage is, by thread: fs_base on x86-64, the segment that gs selects on i386."""
         records = [note.data for note in self.notes_of(NT_PRSTATUS)]
         if self.wide:
-            return [struct.unpack_from("<Q", data, 112 + 21 * 8)[0] for data in records]
+            return [struct.unpack_from("<Q", data, self.registers_offset + 21 * 8)[0] for data in records]
         pointers = []
         for data, note in zip(records, self.notes_of(NT_386_TLS), strict=True):
             bases = {number: base for number, base, _, _ in struct.iter_unpack("<4I", note.data)}
-            pointers.append(bases[struct.unpack_from("<I", data, 72 + 10 * 4)[0] >> 3])
+            pointers.append(bases[struct.unpack_from("<I", data, self.registers_offset + 10 * 4)[0] >> 3])
         return pointers
 
     @property
     def registers(self) -> list[bytes]:
         """pr_reg of every NT_PRSTATUS, in order."""
-        start, end = (112, 328) if self.wide else (72, 140)
-        return [note.data[start:end] for note in self.notes_of(NT_PRSTATUS)]
+        size = 27 * 8 if self.wide else 17 * 4
+        start = self.registers_offset
+        return [note.data[start : start + size] for note in self.notes_of(NT_PRSTATUS)]
+
+    @property
+    def registers_offset(self) -> int:
+        """Where pr_reg begins in NT_PRSTATUS."""
+        return 112 if self.wide else 72
+
+    @property
+    def stack_pointers(self) -> list[int]:
+        """rsp or esp of every NT_PRSTATUS, in order."""
+        layout, offset = ("<Q", 19 * 8) if self.wide else ("<I", 15 * 4)
+        return [struct.unpack_from(layout, registers, offset)[0] for registers in self.registers]
 
     @property
     def data_bytes(self) -> int:
