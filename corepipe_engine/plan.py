@@ -153,11 +153,11 @@ def obstacle(plan: DumpPlan) -> DumpFailedError | None:
     limit = f"{end >> 30} GiB"
     if plan.starts and plan.starts[-1] + plan.memory_sizes[-1] > end:
         return DumpFailedError(f"the process has memory at {plan.starts[-1]:#x}, and its kind of core ends at {limit}")
-    if plan.total_bytes > end:
+    if plan.total_bytes >= end:  # a segment without bytes may stand at the very end
         largest = sorted(plan.regions, key=lambda planned: planned.file_bytes)[-3:]
         ranges = " ".join(f"--exclude {planned.region.start:x}-{planned.region.end:x}" for planned in largest[::-1])
         return DumpFailedError(
-            f"the core would have {plan.total_bytes} bytes, and its kind cannot be larger than {limit}",
+            f"the core would have {plan.total_bytes} bytes, and its kind must stay below {limit}",
             f"leave something out: --preset stacks, or the largest regions: {ranges}",
         )
     return None

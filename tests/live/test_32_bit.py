@@ -40,7 +40,7 @@ def test_a_core_of_more_than_four_gib_is_refused_before_the_target_is_stopped(sp
     report = tmp_path / "report.json"
     everything = (target.pid, "--holes", "zero", "--preset", "full")
     refused = run_corepipe(*everything, "--report", report, output=tmp_path / "core", check=1)
-    assert "its kind cannot be larger than 4 GiB" in refused.stderr
+    assert "its kind must stay below 4 GiB" in refused.stderr
     assert (tmp_path / "core").stat().st_size == 0
     assert refused.report(report)["stop_seconds"] is None
     assert_target_untouched(target, before)

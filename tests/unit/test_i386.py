@@ -156,16 +156,18 @@ def test_the_auxiliary_vector_ends_at_its_at_null() -> None:
 # --- what a 32-bit core cannot express -----------------------------------------------------------------------------
 
 
-def test_a_core_of_four_gib_is_expressible_and_one_of_a_byte_more_is_not() -> None:
+def test_a_core_below_four_gib_is_expressible_and_one_of_a_byte_more_is_not() -> None:
     half = region(0, 1 << 31)
-    room = (1 << 32) - PAGE - (1 << 31)
+    room = (1 << 32) - 3 * PAGE - (1 << 31)
     rest = region(half.end, room)
-    fits = plan_of([(half, ALL, False), (rest, ALL, False)], notes_bytes=PAGE - 52 - 3 * 32, elf=ELF32)
-    assert fits.total_bytes == 1 << 32
+    decided = [(half, ALL, False), (rest, ALL, False), (region(rest.end, PAGE), NONE, False)]
+    fits = plan_of(decided, notes_bytes=2 * PAGE - 52 - 4 * 32, elf=ELF32)
+    assert fits.total_bytes == (1 << 32) - PAGE
+    assert len(fits.header(bytes(fits.notes_bytes))) == 2 * PAGE
     assert obstacle(fits) is None
     check_expressible(fits)
-    too_large = plan_of([(half, ALL, False), (rest, ALL, False)], notes_bytes=PAGE - 52 - 3 * 32 + 1, elf=ELF32)
-    with pytest.raises(DumpFailedError, match="cannot be larger than 4 GiB") as caught:
+    too_large = plan_of(decided, notes_bytes=2 * PAGE - 52 - 4 * 32 + 1, elf=ELF32)
+    with pytest.raises(DumpFailedError, match="must stay below 4 GiB") as caught:
         check_expressible(too_large)
     assert f"--exclude {half.start:x}-{half.end:x}" in caught.value.hint
     assert obstacle(plan_of([(region(0x10000, 1 << 33), ALL, False)])) is None
