@@ -30,7 +30,7 @@ EVERY_DESCRIPTOR: Final = (0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE)
 _LATER_CALLS: Final = {
     SystemCall.CLOSE_RANGE: EVERY_DESCRIPTOR,
     SystemCall.PIPE2: (PAGE_SIZE, os.O_CLOEXEC),
-    SystemCall.VMSPLICE: (1, PAGE_SIZE, 1, 0),
+    SystemCall.VMSPLICE: (1, PAGE_SIZE, 1, 2),
 }
 _RETRIES: Final = 8
 _RESTART_BLOCK: Final = -516

@@ -2,7 +2,8 @@
 
 In that thread a helper is cloned that shares the target's memory; the helper forks the snapshot and ends; the thread
 reaps it. The snapshot, an orphan, belongs to init or to the nearest subreaper: the target has no child to notice. It
-never runs an instruction, and is killed at the end - by the kernel, if this process should die.
+stands still until the end, and then runs into the exit that its stack leads to, all signals blocked; so it does, too,
+if this process should die.
 Sources: kernel/fork.c (copy_process), kernel/exit.c (find_new_reaper, reparent_leader), kernel/ptrace.c.
 """
 
@@ -42,6 +43,7 @@ from .registers import ThreadRegisters
 from .splice import PagePipes, SnapshotCalls, open_pipes
 
 _RETRIES: Final = 8
+_EXIT_SECONDS: Final = 2.0
 _REAP_SECONDS: Final = 1.0
 _INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
 _ERESTARTNOINTR: Final = 513
@@ -82,11 +84,26 @@ class SnapshotProcess:
         except CorepipeError:
             return True
 
-    def kill(self) -> None:
-        """End it; a second call does nothing."""
+    def end(self) -> None:
+        """Let it run out into its exit; a second call does nothing.
+
+        Its status is 0: who inherits it may take a child that was killed for a crash of its own, as PostgreSQL's
+        postmaster does where it is pid 1 of a container. What does not end so within a moment is killed.
+        """
         if self._gone:
             return
         self._gone = True
+        deadline = time.monotonic() + _EXIT_SECONDS
+        with contextlib.suppress(OSError):
+            ptrace.resume(self.pid)
+            while time.monotonic() < deadline:
+                status = ptrace.poll_stop(self.pid)
+                if status is None:
+                    time.sleep(0.0005)
+                elif os.WIFSTOPPED(status):
+                    ptrace.resume(self.pid)
+                else:
+                    return
         kill_tracee(self.pid)
 
     def zombie_parent(self) -> int:
@@ -104,7 +121,7 @@ class SnapshotProcess:
             time.sleep(0.005)
 
     def close(self) -> None:
-        """Give back what we hold of it; kill() comes first."""
+        """Give back what we hold of it; end() comes first."""
         self.folder.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -161,7 +178,7 @@ class Fork:
                 ptrace.set_options(tid, ptrace.Option.TRACESYSGOOD)
         except BaseException:
             if self.snapshot is not None:
-                self.snapshot.kill()
+                self.snapshot.end()
                 self.snapshot.close()
             raise
         assert self.snapshot is not None
@@ -247,7 +264,7 @@ class Fork:
             if result <= 0 or self.snapshot is None:
                 raise refused(result)
             wait_for(self.snapshot.pid)
-            ptrace.set_options(self.snapshot.pid, ptrace.Option.TRACESYSGOOD | ptrace.Option.EXITKILL)
+            ptrace.set_options(self.snapshot.pid, ptrace.Option.TRACESYSGOOD)
         except (NotBegunError, StuckError, ProcessLookupError) as error:
             raise DumpFailedError("the snapshot was killed at birth", "try again") from error
         prefer_as_victim(self.snapshot.pid)
@@ -292,7 +309,7 @@ def reap_inherited(injector: Injector, snapshot: SnapshotProcess, process: ProcD
     if not snapshot.ns_pid:  # 0 would stand for any child of the process group
         raise DumpFailedError("the target's name for the snapshot is not known")
     alive = _living_children(process)
-    snapshot.kill()
+    snapshot.end()
     tid = injector.tid
 
     def is_ours(info: ptrace.SignalInfo) -> bool:

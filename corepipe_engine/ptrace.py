@@ -41,7 +41,6 @@ class Option(enum.IntFlag):
 
     TRACESYSGOOD = 0x01
     TRACECLONE = 0x08
-    EXITKILL = 0x100000
     SUSPEND_SECCOMP = 0x200000
 
 

@@ -307,7 +307,7 @@ def _dispose(context: Context, copy: SnapshotProcess, gadgets: Gadgets) -> None:
             context.reporter.emit(
                 Notice(f"the snapshot {copy.pid} could not be taken from the target: {error.message}")
             )
-    copy.kill()
+    copy.end()
     parent = copy.zombie_parent()
     if parent:
         context.reporter.emit(

@@ -34,6 +34,8 @@ _PIPE_BYTES: Final = 1 << 20
 _MIN_PIPE_BYTES: Final = 1 << 18
 _PIDFD_GETFD: Final = 438
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
+_SPLICE_F_NONBLOCK = 2
+"""Nothing of ours may wait for ever without us; an empty pipe takes it all."""
 _SLOW_SECONDS: Final = 0.05
 _PATIENCE: Final = 4
 _FIRST_KERNEL: Final = (5, 9)
@@ -116,7 +118,7 @@ class PagePipes:
         begun = time.monotonic()
         try:
             os.pwrite(self._mem_fd, b"".join(map(self._iovec.pack, ranges[::2], ranges[1::2])), self._scratch)
-            result = self._calls.run(SystemCall.VMSPLICE, (self._ends[slot], self._scratch, count, 0))
+            result = self._calls.run(SystemCall.VMSPLICE, (self._ends[slot], self._scratch, count, _SPLICE_F_NONBLOCK))
         except OSError:
             self._folder.stat()  # raises if it is gone
             self.usable = False

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -122,12 +123,16 @@ def _started(command: Sequence[str | Path], log: Path, as_init: bool) -> Iterato
             [*(AS_INIT if as_init else ()), *command],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
+    pid = 0
     try:
         if as_init:
             eventually("there is an init", lambda: process.poll() is not None or proc.children(process.pid))
-        yield min(proc.children(process.pid)) if as_init else process.pid
+        pid = min(proc.children(process.pid)) if as_init else process.pid
+        yield pid
     finally:
-        process.terminate()  # --kill-child: an init goes with unshare, and its namespace with it
+        if as_init and pid:
+            os.kill(pid, signal.SIGKILL)  # its namespace goes with it; unshare itself passes no SIGTERM on
+        process.terminate()
         process.wait()
 
 
