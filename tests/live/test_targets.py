@@ -179,8 +179,28 @@ def assert_pids_as_seen_inside(core: Core, pid: int, ppid: int) -> None:
     assert core.thread_ids[0] == pid
 
 
-ENTER = 'mount -t tmpfs none "$1" && cp "$2" "$1/inside" && p=$1/inside && shift 2 && "$p" "$@"; true'
-"""A program that is only there in the mount namespace, run as pid 2 of the pid namespace: its sh stays pid 1."""
+ENTER = 'mount -t tmpfs none "$1" && cp "$2" "$1/inside" && p=$1/inside && shift 2 && '
+"""What sh does before it runs a program that is only there in the mount namespace."""
+NAMESPACES = "--user --map-root-user --pid --fork --kill-child --mount-proc --mount --net --ipc --uts"
+
+
+def dump_in_namespaces(program: Path, folder: Path, output: Path, mode: str, run: str, depth: int) -> tuple[Core, int]:
+    """Dump a crowd that a user other than root started in namespaces of its own; return (core, pid as seen there)."""
+    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    if subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL, check=False, **nobody).returncode:
+        pytest.skip("an unprivileged user gets no user namespace here")
+    place = folder / "place"
+    place.mkdir()
+    place.chmod(0o777)
+    wrapper = ["unshare", *NAMESPACES.split(), "sh", "-c", ENTER + run, "sh", place, program]
+    with start_inside(wrapper, ["4"], folder, depth, signals="default", state_mode=0o666, **nobody) as target:
+        assert os.readlink(f"/proc/{target.pid}/ns/user") != os.readlink("/proc/self/ns/user")
+        core = dump_crowd(target, output, mode)
+        info = core.note(NT_PRPSINFO).parsed
+        assert (info["pr_uid"], info["pr_gid"]) == (0, 0), "root of its own namespace"
+        assert f"{place}/inside" in mapped_paths(core)
+        assert not (place / "inside").exists()
+        return core, target.number("seen_pid")
 
 
 @pytest.mark.needs("unshare")
@@ -188,34 +208,17 @@ ENTER = 'mount -t tmpfs none "$1" && cp "$2" "$1/inside" && p=$1/inside && shift
 def test_in_namespaces_of_its_own_pids_users_and_paths_are_as_the_target_sees_them(
     build_target, open_folder, tmp_path, mode
 ):
-    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    if subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL, check=False, **nobody).returncode:
-        pytest.skip("an unprivileged user gets no user namespace here")
-    flags = (
-        "--user",
-        "--map-root-user",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "--mount",
-        "--net",
-        "--ipc",
-    )
-    place = open_folder / "place"
-    place.mkdir()
-    place.chmod(0o777)
-    wrapper = ["unshare", *flags, "--uts", "sh", "-c", ENTER, "sh", place, build_target("crowd")]
-    with start_inside(wrapper, ["4"], open_folder, 2, signals="default", state_mode=0o666, **nobody) as target:
-        assert os.readlink(f"/proc/{target.pid}/ns/user") != os.readlink("/proc/self/ns/user")
-        seen = target.number("seen_pid")
-        assert seen > 1
-        core = dump_crowd(target, tmp_path, mode)
-        assert_pids_as_seen_inside(core, seen, 1)
-        info = core.note(NT_PRPSINFO).parsed
-        assert (info["pr_uid"], info["pr_gid"]) == (0, 0), "root of its own namespace"
-        assert f"{place}/inside" in mapped_paths(core)
-        assert not (place / "inside").exists()
+    core, seen = dump_in_namespaces(build_target("crowd"), open_folder, tmp_path, mode, '"$p" "$@"; true', 2)
+    assert seen > 1
+    assert_pids_as_seen_inside(core, seen, 1)
+
+
+@pytest.mark.needs("unshare")
+@in_both_modes("pid 1 in such namespaces, as in a rootless container")
+def test_pid_1_of_a_rootless_container_is_dumped(build_target, open_folder, tmp_path, mode):
+    core, seen = dump_in_namespaces(build_target("crowd"), open_folder, tmp_path, mode, 'exec "$p" "$@"', 1)
+    assert seen == 1
+    assert_pids_as_seen_inside(core, 1, 0)
 
 
 @in_both_modes("in a chroot")
