@@ -42,19 +42,25 @@ class Table:
         self.rows[row][column] = max(before, outcome, key=_RANK.index), words
 
     def markdown(self, name: str, old: str) -> str:
-        """Return the table; rows of the old one that no test told of now are kept."""
-        kept = {line.split(" | ")[0].lstrip("| "): line for line in old.splitlines()[2:] if line.startswith("|")}
-        fresh = {
-            row: "| " + " | ".join([row, *(_text(cells.get(column)) for column in self.columns)]) + " |"
-            for row, cells in self.rows.items()
-        }
-        head = ["| " + " | ".join([name, *self.columns]) + " |", "|---" * (1 + len(self.columns)) + "|"]
-        return "\n".join([*head, *{**kept, **fresh}.values()])
+        """Return the table; what of the old one no test told of now is kept."""
+        head, *lines = [line.strip("| ").split(" | ") for line in old.splitlines() if line.startswith("|")] or [[]]
+        columns = [*head[1:], *(column for column in self.columns if column not in head[1:])]
+        texts = {row: dict(zip(head[1:], cells, strict=False)) for row, *cells in lines[1:]}
+        for row, cells in self.rows.items():
+            texts.setdefault(row, {}).update({column: _text(cell) for column, cell in cells.items()})
+        return "\n".join(
+            [
+                "| " + " | ".join([name, *columns]) + " |",
+                "|---" * (1 + len(columns)) + "|",
+                *(
+                    "| " + " | ".join([row, *(cells.get(column, "-") for column in columns)]) + " |"
+                    for row, cells in texts.items()
+                ),
+            ]
+        )
 
 
-def _text(cell: tuple[str, list[str]] | None) -> str:
-    if cell is None:
-        return "-"
+def _text(cell: tuple[str, list[str]]) -> str:
     outcome, words = cell
     return ", ".join([outcome, *words] if outcome else words)
 

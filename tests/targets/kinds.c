@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 
 #define HUGE_PAGE (2UL << 20)
+#define GIB (1UL << 30)
 #define LARGE (300UL << 20)
 #define BEFORE (48UL << 20)
 #define USUAL (33 * PAGE)
@@ -302,6 +303,7 @@ static const struct kind {
 } kinds[] = {
     {"private", USUAL, map_private, ALL, NULL},
     {"large", (17UL << 20) + 3 * PAGE, map_private, ALL, NULL},
+    {"beyond_2_gib", 2 * GIB + 3 * HUGE_PAGE + 5 * PAGE, map_thp, ALL, NULL},
     {"thp", 2 * HUGE_PAGE, map_thp, ALL, NULL},
     {"named", USUAL, map_private, ALL, name_it},
     {"heap", USUAL, map_heap, ALL, NULL},
