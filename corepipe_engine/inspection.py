@@ -192,7 +192,10 @@ def has_holes(region: Region) -> bool:
     """Return whether the page tables tell which pages of the region are certainly zeros: those never touched.
 
     So it is for private memory without a file. Pages of shared memory may be there though the process never looked.
+    Of memory that is served by userfaultfd only pages that are there can be read, whatever the rest may be.
     """
+    if region.served:
+        return True
     if region.kind is RegionKind.HUGETLB:
         return not region.shared and region.deleted
     return region.private_anonymous
@@ -229,7 +232,11 @@ def touched(task: ProcDir, pieces: Sequence[Region], included: Sequence[bool]) -
     with open_pagemap(task) as pagemap:
         first = 0
         for index, (region, wanted) in enumerate(zip(pieces, included, strict=True)):
-            data = shmem_data_runs(task, region) if wanted and region.kind is RegionKind.SHMEM else None
+            data = (
+                shmem_data_runs(task, region)
+                if wanted and region.kind is RegionKind.SHMEM and not region.served
+                else None
+            )
             if data is not None:
                 before = [hole and want for hole, want in zip(sparse[first:index], included[first:index], strict=True)]
                 runs.extend(pagemap.touched_runs(scan_spans(pieces[first:index], before)))

@@ -21,7 +21,7 @@ from .headroom import own_memory_limit, prefer_as_victim
 from .inspection import inspect_process, live_task
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import ModeChoice
-from .plan import DumpPlan, check_expressible
+from .plan import DumpPlan, check_expressible, unserved
 from .preconditions import BUFFER_HEADROOM
 from .regions import copied_on_write
 from .reporter import format_bytes
@@ -45,6 +45,7 @@ def direct(context: Context) -> Iterator[Captured]:
     with context.freeze() as freeze, live_task(context.process) as task:
         plan, notes, threads = plan_frozen(context, freeze, task)
         memory = ProcessMemory(task, unpinned=_copied_on_write(plan))
+        memory.unreadable += unserved(plan)
         try:
             context.phase(Phase.STREAM)
             yield Captured(plan, notes, threads, memory, deadline=freeze.deadline, check=freeze.check_alive)
@@ -80,7 +81,7 @@ def buffer(context: Context) -> Iterator[Captured]:
             unreadable = copy_ranges(context, freeze, task, plan.reads, store, _copied_on_write(plan))
             freeze.clock.step("copy")
         memory = CopiedMemory(plan.reads, store)
-        memory.unreadable = unreadable
+        memory.unreadable = sorted([*unreadable, *unserved(plan)])
         store = None  # the reader's from here on: a stream that is broken off may be in the middle of a read
         context.phase(Phase.STREAM)
         try:

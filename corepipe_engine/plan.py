@@ -12,6 +12,7 @@ one array, of which it writes the header only).
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -175,6 +176,26 @@ def zero_block(hole_bytes: int) -> int:
     return ZERO_BLOCK if hole_bytes else 0
 
 
+def unserved(plan: DumpPlan) -> list[tuple[int, int]]:
+    """Return (address, bytes) of what is zeros in the core because only userfaultfd's other end knows what it holds."""
+    ranges, reads, index = [], plan.reads, 0
+    for planned in plan.regions:
+        region = planned.region
+        while index < len(reads) and reads[index] < region.start:
+            index += 2
+        if not region.served or planned.decision.extent is not Extent.ALL:
+            continue
+        position = region.start
+        while index < len(reads) and reads[index] < region.end:
+            if reads[index] > position:
+                ranges.append((position, reads[index] - position))
+            position = reads[index] + reads[index + 1]
+            index += 2
+        if position < region.end:
+            ranges.append((position, region.end - position))
+    return ranges
+
+
 def core_size(
     elf: ElfFormat, page_size: int, segments: int, notes_bytes: int, data_bytes: int, hole_bytes: int = 0
 ) -> int:
@@ -184,6 +205,7 @@ def core_size(
     return before + data_bytes + (elf.shdr.size if headers >= PN_XNUM else 0)
 
 
+@functools.cache
 def segment_flags(perms: str) -> int:
     """Return p_flags for the permissions of a mapping."""
     flags = 0

@@ -77,6 +77,14 @@ class Region:
         return "sh" in self.flags if self.flags else self.perms[3:4] == "s"
 
     @property
+    def served(self) -> bool:
+        """True where somebody else fills in pages when they are touched (userfaultfd: missing, minor).
+
+        To read a page that is not there yet means to wait for him, and he may be standing still.
+        """
+        return bool(self.flags & {"um", "ui"})
+
+    @property
     def copied_on_write(self) -> bool:
         """True where private pages belong to others too until somebody writes: after a fork, or merged by KSM."""
         return not self.shared and self.anonymous > 0 and self.mapped_elsewhere > 0

@@ -67,6 +67,30 @@ def test_pages_that_ksm_merged_are_in_the_core_and_stay_merged(spawn_target, tmp
     assert_running(target.pid)
 
 
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        pytest.param("missing", "direct", marks=pytest.mark.tells("memory", "served by userfaultfd", "direct")),
+        pytest.param("minor", "direct", marks=pytest.mark.tells("memory", "served by userfaultfd", "direct")),
+        ("missing", "buffer"),
+        ("minor", "buffer"),
+    ],
+)
+def test_pages_that_nobody_brings_are_not_waited_for_and_told_to_be_missing(spawn_target, tmp_path, tell, kind, mode):
+    target = spawn_target("odd", kind)
+    before = target.fingerprint()
+    start, half = target.number("half"), 8 * PAGE
+    report = tmp_path / "report"
+    outcome = run_corepipe(target.pid, "--mode", mode, "--report", report, output=tmp_path / "core")
+    assert_target_untouched(target, before)
+    core = Core(tmp_path / "core")
+    assert_well_formed(core)
+    assert core.read(start, 2 * half) == pattern(half) + bytes(half)
+    assert outcome.report(report)["unreadable"] == [[start + half, half]]
+    assert "32.00 KiB could not be read and are zeros in the core" in outcome.stderr
+    tell("present pages; the others are named")
+
+
 SWAPPED = ("private", "protnone", "file_written", "shared", "memfd", "dontfork", "wipeonfork")
 """All are swapped out. Of the shared ones, and of the last two, a fork has nothing: they are read in the target."""
 PRIVATE = tuple(name for name in SWAPPED if name not in ("shared", "memfd"))

@@ -17,7 +17,7 @@ from ..support import proc
 from ..support.cgroups import new_cgroup
 from ..support.checks import assert_counter_moves, assert_running, assert_target_untouched
 from ..support.cores import NT_PRPSINFO, Core, assert_well_formed, pattern
-from ..support.dumps import AREA_BYTES, TABLE, assert_falls_back, assert_snapshot
+from ..support.dumps import AREA_BYTES, TABLE, assert_falls_back, assert_snapshot, dump
 from ..support.engine import assert_nothing_left, run_corepipe
 from ..support.snapshots import never_seen_in, streaming, traced_by
 from ..support.targets import Target, start_as_init, start_target
@@ -181,12 +181,14 @@ def test_a_program_without_a_c_library(build_target, tmp_path, tell):
         assert_falls_back(target, tmp_path, r"holds no system call that could be used \(no C library\)")
 
 
+@pytest.mark.tells("memory", "served by userfaultfd", "snapshot")
 @in_snapshot("uses userfaultfd")
 def test_userfaultfd(spawn_target, tmp_path, tell):
     tell(FALLS_BACK)
     assert_falls_back(spawn_target("odd", "userfaultfd"), tmp_path, "the target uses userfaultfd")
 
 
+@pytest.mark.tells("memory", "main stack in use down to its end", "snapshot")
 @pytest.mark.parametrize(
     ("limit", "depth"), [(resource.RLIM_INFINITY, 4 << 20), (256 << 10, 200 << 10)], ids=["grown", "small-limit"]
 )
@@ -196,7 +198,16 @@ def test_a_main_stack_in_use_down_to_its_end(spawn_target, tmp_path, limit, dept
     target = spawn_target(
         "odd", "deep", depth, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (limit, limit))
     )
-    assert_falls_back(target, tmp_path, "main stack is in use down to its end")
+    core = assert_falls_back(target, tmp_path, "main stack is in use down to its end")
+    frame = target.number("frame")
+    assert set(core.read(frame, depth)[63::64]) == {0x5A}
+
+
+@pytest.mark.tells("memory", "main stack in use down to its end", "direct")
+def test_a_main_stack_in_use_down_to_its_end_is_whole_in_mode_direct(spawn_target, tmp_path):
+    target = spawn_target("odd", "deep", 4 << 20)
+    core, _, _ = dump(target, tmp_path, "--mode", "direct")
+    assert set(core.read(target.number("frame"), 4 << 20)[63::64]) == {0x5A}
 
 
 def test_a_main_thread_on_another_stack(spawn_target, tmp_path):

@@ -65,7 +65,8 @@ def test_memory_that_a_fork_does_not_carry_is_as_it_was_at_the_stop(spawn_target
     assert report["bytes_written"] == report["bytes_planned"] == core.size
 
 
-def test_private_huge_pages_are_never_shared_with_a_copy(spawn_target, tmp_path, shm_folder, huge_pages):
+@pytest.mark.tells("memory", "hugetlb pages, private", "snapshot")
+def test_private_huge_pages_are_never_shared_with_a_copy(spawn_target, tmp_path, shm_folder, huge_pages, tell):
     """A write to such a page after a fork takes another one, and where there is none, the writer gets SIGBUS."""
     target = spawn_target("kinds", shm_folder, "private", "hugetlb")
     before = target.fingerprint()
@@ -78,8 +79,10 @@ def test_private_huge_pages_are_never_shared_with_a_copy(spawn_target, tmp_path,
         assert core.read(target.number(name), target.number(f"{name}_bytes")) == wanted
     assert_running(target.pid)
     assert target.fingerprint() == before
+    tell("falls back to buffer")
 
 
+@pytest.mark.tells("memory", "hugetlb pages, shared", "snapshot")
 def test_shared_huge_pages_are_as_they_were_at_the_stop(spawn_target, tmp_path, shm_folder, huge_pages):
     names = ("private", "hugetlb_shared")
     target = spawn_target("kinds", shm_folder, *names)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corepipe_engine.elf import ELF32, ELF64, PN_XNUM, ElfFormat
-from corepipe_engine.plan import MIN_HOLE, ZERO_BLOCK, ZERO_REACH, ZERO_SEGMENTS, core_size, segment_flags
+from corepipe_engine.plan import MIN_HOLE, ZERO_BLOCK, ZERO_REACH, ZERO_SEGMENTS, core_size, segment_flags, unserved
 from corepipe_engine.policy import Decision, Extent
 from corepipe_engine.regions import Region
 from corepipe_engine.stream import chunks
@@ -319,3 +319,15 @@ def test_chunks_hold_no_more_ranges_than_one_system_call_takes() -> None:
     plan = plan_of([(region(BASE, 10_000 * PAGE), ALL, True)], runs)
     assert max(len(chunk.ranges) // 2 for chunk in chunks(plan, 64 << 20)) <= 1024
     assert array("Q", [r for chunk in chunks(plan, 64 << 20) for r in chunk.ranges]) == plan.reads
+
+
+def test_what_only_userfaultfd_could_bring_is_named() -> None:
+    served = frozenset({"um"})
+    before, first, second, left_out = (
+        region(BASE + 16 * PAGE * number, 16 * PAGE, flags=served if number else frozenset()) for number in range(4)
+    )
+    decided = [(before, ALL, True), (first, ALL, True), (second, ALL, True), (left_out, NONE, True)]
+    pages = [(0, 1), (18, 20), (31, 32)]
+    plan = plan_of(decided, [BASE + page * PAGE for run in pages for page in run])
+    wanted = [(16, 18), (20, 31), (32, 48)]
+    assert unserved(plan) == [(BASE + start * PAGE, (end - start) * PAGE) for start, end in wanted]
