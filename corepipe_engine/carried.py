@@ -47,12 +47,13 @@ def select_copied(
     task: ProcDir,
     regions: Sequence[Region],
     stack_pointers: Sequence[int],
+    hotspot: bool,
     known_live: frozenset[int] = frozenset(),
 ) -> CopiedSet:
     """Return what of these regions (those a fork does not carry) must be copied, and what is left to be read live.
 
-    known_live: starts of pieces that were found too large to be copied before the stop. What is to be read live is not
-    looked into here: it may take long.
+    hotspot: see Policy.decide. known_live: starts of pieces that were found too large to be copied before the stop.
+    What is to be read live is not looked into here: it may take long.
     """
     options = context.options
     chosen = CopiedSet([_as_touched(region) for region in split_at(regions, options.policy.boundaries())])
@@ -61,7 +62,9 @@ def select_copied(
     target_filter = coredump_filter(task)
     pointers = sorted(stack_pointers)
     with contextlib.closing(HeaderProbe(task)) as probe:  # a memory file counts as executable
-        chosen.decisions = [options.policy.decide(piece, target_filter, probe, pointers) for piece in chosen.pieces]
+        chosen.decisions = [
+            options.policy.decide(piece, target_filter, probe, pointers, hotspot) for piece in chosen.pieces
+        ]
     shared = frozenset(
         piece.start
         for piece, decision in zip(chosen.pieces, chosen.decisions, strict=True)

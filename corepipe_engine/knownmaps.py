@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .policy import is_hotspot
 from .preconditions import is_copied, is_private_hugetlb
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
 from .regions import Region, RegionKind
@@ -15,7 +16,7 @@ class KnownMaps:
     """What maps said, with the flags that smaps gave of the same mappings.
 
     special: what a fork does not carry (preconditions.is_copied); stacks: main stacks, of which there is one at most;
-    private_hugetlb: whether huge pages are mapped privately.
+    private_hugetlb: whether huge pages are mapped privately; hotspot: whether it is a JVM.
     """
 
     text: bytes
@@ -23,6 +24,7 @@ class KnownMaps:
     special: list[Region]
     stacks: list[Region]
     private_hugetlb: bool
+    hotspot: bool
     _before: Sequence[Region]
 
     @classmethod
@@ -35,6 +37,7 @@ class KnownMaps:
             [region for region in regions if is_copied(region)],
             [region for region in regions if region.kind is RegionKind.STACK],
             any(is_private_hugetlb(region) for region in regions),
+            is_hotspot(regions),
             before,
         )
 

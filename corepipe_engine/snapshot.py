@@ -67,7 +67,8 @@ def snapshot(context: Context) -> Iterator[Captured]:
         gadgets = find_gadgets(task, before, injection_of(context.arch))
         auxv = task.auxv(context.arch.elf.word.size)
         known = KnownMaps.of(task.read("maps"), before)
-        expected = select_copied(context, task, [region for region in before if is_copied(region)], ())
+        copied = [region for region in before if is_copied(region)]
+        expected = select_copied(context, task, copied, (), known.hotspot)
         store = _store_for(expected)
         copies: list[SnapshotProcess] = []
         try:
@@ -142,7 +143,7 @@ def _take(
     freeze.clock.step("fork")
     special = known.not_carried(task, copy.folder)
     pointers = [arch.stack_pointer(thread.general) for thread in threads]
-    chosen = select_copied(context, task, special, pointers, known_live)
+    chosen = select_copied(context, task, special, pointers, known.hotspot, known_live)
     wanted = sum(chosen.reads[1::2])
     if wanted > store.size:
         if wanted > own_memory_limit() - _COPY_HEADROOM:
