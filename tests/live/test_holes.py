@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ from ..support import proc
 from ..support.checks import assert_no_larger, assert_target_untouched
 from ..support.cores import Core, assert_well_formed, pattern
 from ..support.engine import run_corepipe
-from ..support.readers import run_gdb
+from ..support.readers import run_gdb, run_reader
 
 pytestmark = pytest.mark.live
 MODES = ("direct", "buffer", "snapshot")
@@ -115,3 +116,18 @@ def test_guard_pages_and_holes_between_many_touched_pages_keep_their_places(spaw
             assert core.read(start + index * step, 8) == pattern(8, index), f"page {index}"
         assert outcome.report(report)["unreadable_bytes"] == 0
     target.resume()
+
+
+@pytest.mark.needs("gdb", "lldb")
+@pytest.mark.tells("readers", "gdb, lldb: never-touched memory reads as zeros", "C")
+@pytest.mark.parametrize("mode", ["direct", "snapshot"])
+def test_a_hole_is_zeros_to_gdb_and_to_lldb(spawn_target, build_target, tmp_path, mode):
+    target = spawn_target("sparse")
+    core = tmp_path / "core"
+    run_corepipe(target.pid, "--mode", mode, output=core)
+    address = target.number("area") + target.number("zero") + PAGE
+    assert Core(core).segment_at(address).hole
+    lldb = run_reader("lldb", "--no-lldbinit", "--batch", "-o", f"memory read -c 16 {address}", "-c", core)
+    assert f"{address:#x}: 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00" in lldb.out + lldb.err
+    gdb = run_gdb(build_target("sparse"), core, f"x/2xg {address}")
+    assert re.search(r"0x0+\s0x0+$", gdb.out.strip())

@@ -16,11 +16,12 @@ from ..support.targets import M32, start_target
 
 @dataclass(frozen=True)
 class Cores:
-    """Cores of one process at one instant. ours has holes, whole has none."""
+    """Cores of one process at one instant. ours (a snapshot) and direct have holes, whole has none."""
 
     program: Path
     pid: int
     ours: Path
+    direct: Path
     whole: Path
     gcore: Path
     kernel: Path
@@ -43,9 +44,10 @@ def cores(request, build_target, tmp_path_factory) -> Cores:
         target.stop()
         run_reader("gcore", "-o", folder / "gcore", target.pid)  # first: it writes into the target's code
         run_corepipe(target.pid, "--mode", "snapshot", output=folder / "ours")
+        run_corepipe(target.pid, "--mode", "direct", output=folder / "direct")
         run_corepipe(target.pid, "--mode", "buffer", "--holes", "zero", output=folder / "whole")
         end_with_kernel_core(target, folder / "kernel")
-    paths = (folder / name for name in ("ours", "whole", f"gcore.{target.pid}", "kernel"))
+    paths = (folder / name for name in ("ours", "direct", "whole", f"gcore.{target.pid}", "kernel"))
     return Cores(program, target.pid, *paths, target.number("rseq_offset"), wide=not request.param)
 
 

@@ -97,8 +97,9 @@ class Core:
         """Mark the segments that share the bytes right behind the notes, if that is what is there."""
         begin = (self.notes_offset + self.notes_bytes + PAGE - 1) // PAGE * PAGE
         self.zero_bytes = 0
-        if self.size == begin + sum(segment.file_bytes for segment in self.segments):
-            return
+        behind = any(segment.offset < self.notes_offset for segment in self.segments if segment.file_bytes)
+        if behind or self.size == begin + sum(segment.file_bytes for segment in self.segments):
+            return  # gcore writes the notes last
         self.segments = [
             replace(segment, hole=segment.offset == begin and segment.file_bytes > 0) for segment in self.segments
         ]
