@@ -99,8 +99,8 @@ class DumpScreen(CorepipeScreen):
         yield Static("", id="aborting", markup=False)
         with Vertical(id="dump-progress"):
             yield ProgressBar(total=None, show_eta=False, id="bar")
-            yield Static("waiting for the engine", id="figures", markup=False)
-        yield Sparkline([], id="throughput")
+            yield Static("nothing streamed yet", id="figures", markup=False)
+        yield Sparkline([], id="throughput", classes="empty")
         yield Static("", id="mode", markup=False)
         yield Log(max_lines=2000, auto_scroll=True, id="stderr")
         yield Footer(show_command_palette=False)
@@ -177,7 +177,9 @@ class DumpScreen(CorepipeScreen):
             at, written = self._last
             if item.at > at:
                 self._rates.append((item.bytes_written - written) / (item.at - at))
-                self.query_one("#throughput", Sparkline).data = self._rates[-_SAMPLES:]
+                throughput = self.query_one("#throughput", Sparkline)
+                throughput.data = self._rates[-_SAMPLES:]
+                throughput.remove_class("empty")
         self._last = (item.at, item.bytes_written)
         self.query_one("#bar", ProgressBar).update(progress=item.bytes_written)
         seconds = item.at - self._stream_began
