@@ -85,6 +85,7 @@ class CorepipeApp(App[int]):
         self.start_engine = start_engine
         self.load_selection = load_selection
         self.outcome: Outcome | None = None
+        self.leaving = False
         caller = sudo_invoker()
         self.invoker: Invoker | None = None if settings.pipe_as_root else caller
         self.store = Store(caller)
@@ -158,6 +159,15 @@ class CorepipeApp(App[int]):
         """Show the keys of the current screen."""
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.screen))
+
+    def exit(self, *arguments: Any, **options: Any) -> None:
+        """See App; from now on keys do nothing: a screen that came up now would find nothing to stand on."""
+        self.leaving = True
+        super().exit(*arguments, **options)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """See App."""
+        return not self.leaving
 
     async def action_quit(self) -> None:
         """End the program; a dump that runs is asked about first."""

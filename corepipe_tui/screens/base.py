@@ -18,7 +18,7 @@ class CorepipeScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that are letters to an input are not offered while one is typed in."""
-        return not (action in ("filter", "help") and isinstance(self.focused, Input))
+        return not self.corepipe.leaving and not (action in ("filter", "help") and isinstance(self.focused, Input))
 
     @property
     def corepipe(self) -> CorepipeApp:

@@ -107,6 +107,19 @@ async def test_every_theme_tells_the_same_on_every_screen(regions_app, name):
             assert text in before
 
 
+# leaving -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["question_mark", "f1", "ctrl+p", "slash", "enter", "d", "q"])
+async def test_keys_that_come_after_the_last_do_nothing(make_app, regions_app, key):
+    for app, kind in ((make_app(), ProcessScreen), (regions_app, RegionsScreen)):
+        async with app.run_test(size=SIZE) as pilot:
+            await on_screen(pilot, kind)
+            app.exit(3)
+            await pilot.press(key)
+        assert app.return_value == 3
+
+
 # copying -----------------------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,17 @@ class Terminal:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.screen()}") from None
 
+    def status(self) -> str:
+        """Wait until the shell has the terminal again; return the exit status of what ran last."""
+        eventually(
+            "the shell is back", lambda: self._tmux("display-message", "-p", "#{pane_current_command}") == "sh\n"
+        )
+        self.run("echo STATUS $?.")
+        return self.wait(".\n").rpartition("STATUS ")[2].partition(".")[0]
+
+    def resize(self, width: int, height: int) -> None:
+        self._tmux("resize-window", "-x", str(width), "-y", str(height))
+
     def tui_pid(self) -> int:
         """Pid of the corepipe-tui that runs in the window."""
         shell = int(self._tmux("display-message", "-p", "#{pane_pid}"))
@@ -142,8 +153,115 @@ def test_the_terminal_that_is_closed_leaves_the_target_running_and_no_engine(spa
     try:
         terminal.run(f"./tui --pid {target.pid} --mode direct --pipe 'sleep 600'")
         terminal.wait("target stands still")
-        (engine,) = proc.children(terminal.tui_pid())
+        tui = terminal.tui_pid()
+        (engine,) = proc.children(tui)
     finally:
         terminal.close()
     assert_running(target.pid)
     assert_nothing_left(engine)
+    eventually("the user interface has ended as well", lambda: not os.path.exists(f"/proc/{tui}"))
+
+
+def test_a_suspended_user_interface_holds_up_nothing_and_comes_back(terminal, spawn_target, tmp_path):
+    """Ctrl+Z in the middle of a dump: the dump goes on, the target runs; fg shows how it ended."""
+    target = spawn_target("nine", 8 << 20)
+    terminal.run(f"./tui --pid {target.pid}")
+    terminal.wait("regions · core")
+    tui = terminal.tui_pid()
+    terminal.keys("p", "C-u")
+    terminal.wait("the pipe command is empty")
+    terminal.keys("-l", "until [ -e go ]; do sleep 0.05; done; cat > core")
+    terminal.wait("done; cat > core")
+    terminal.keys("Enter")
+    terminal.wait("resumed after")
+    terminal.keys("C-z")
+    eventually("it is stopped", lambda: proc.status_field(tui, "State").startswith("T"))
+    assert_running(target.pid)
+    (tmp_path / "go").touch()
+    eventually("the core is whole", lambda: not _engines(tui))
+    assert len(Core(tmp_path / "core").thread_ids) == 9
+    terminal.run("fg")
+    terminal.wait("the core is whole")
+    terminal.keys("q")
+    assert terminal.status() == "0"
+    assert_running(target.pid)
+
+
+def _engines(tui: int) -> list[int]:
+    """The engines of a user interface that still run."""
+    return [pid for pid in proc.children(tui) if proc.status_field(pid, "State")[0] not in "ZX"]
+
+
+@pytest.mark.needs("javac", "zstd", "gdb")
+def test_a_jvm_is_picked_dumped_into_zstd_and_read_with_the_command_that_is_shown(terminal, jvm, tmp_path):
+    before = set(proc.tids(jvm.pid))
+    terminal.run("./tui; echo EXIT $?")
+    terminal.wait("COMMAND")
+    terminal.keys("/")
+    terminal.wait("filter: words")
+    terminal.keys("-l", f"{jvm.pid} java")
+    terminal.wait("1 of ")
+    terminal.keys("Enter")
+    terminal.wait("Regions")
+    terminal.keys("Enter")
+    terminal.wait("regions · core")
+    terminal.keys("g", "Home")
+    shown = terminal.wait("▸ ")
+    assert "anon" in shown
+    terminal.keys("g", "3")
+    terminal.wait("preset java")
+    terminal.keys("End", "Space")  # the last regions cannot be switched; that is said, and does no harm
+    terminal.keys("d")
+    terminal.wait("the core is whole")
+    terminal.resize(220, 50)
+    seen = terminal.wait("gdb ")
+    line = next(line.strip() for line in seen.splitlines() if "gdb " in line)
+    unpack, _, gdb = line.partition(" && ")
+    assert unpack == f"zstd -dc core.java.{jvm.pid}.zst > core.java.{jvm.pid}"
+    terminal.keys("q")
+    terminal.wait("EXIT 0")
+    read = gdb.replace("gdb ", "gdb -nx -batch -ex 'info threads' ", 1)
+    reading = subprocess.run(["bash", "-c", f"{unpack} && {read}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert reading.returncode == 0
+    assert reading.stdout.count("LWP ") >= len(before), reading.stdout
+    assert_running(jvm.pid)
+
+
+@pytest.fixture
+def jvm(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A JVM that has said that it is ready."""
+    (tmp_path / "Held.java").write_text(
+        "public class Held { public static void main(String[] words) throws Exception {"
+        ' byte[] data = new byte[1 << 20]; System.out.println("ready"); Thread.sleep(600_000 + data[0]); } }'
+    )
+    subprocess.run(["javac", "Held.java"], cwd=tmp_path, check=True)
+    command = ["java", "-Xmx64m", "-XX:-UsePerfData", "Held"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_an_engine_that_is_killed_is_told_and_the_target_runs(terminal, spawn_target):
+    target = spawn_target("nine", 8 << 20)
+    terminal.run(f"./tui --pid {target.pid} --mode direct")
+    terminal.wait("regions · core")
+    tui = terminal.tui_pid()
+    terminal.keys("p", "C-u")
+    terminal.wait("the pipe command is empty")
+    terminal.keys("-l", "exec sleep 600")
+    terminal.wait("exec sleep 600")
+    terminal.keys("Enter")
+    terminal.wait("target stands still")
+    (engine,) = _engines(tui)
+    wait_frozen(target.pid, engine)
+    try:
+        os.kill(engine, signal.SIGKILL)
+        terminal.wait("the engine was killed by SIGKILL; the kernel let the target go, it runs")
+        assert_running(target.pid)
+    finally:
+        end_session(engine)
+    terminal.keys("q")
+    assert terminal.status() == "1"
