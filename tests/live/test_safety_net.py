@@ -22,7 +22,7 @@ SOAK = int(os.environ.get("COREPIPE_SOAK", "0"))
 """How often every single point is tried; 0: the short run, which tries each point of the injection once or less."""
 KINDS = ("registers", "sleep", "epoll", "many")
 STEPS = {("registers", ()): 1, ("sleep", ()): 1, ("epoll", ()): 3, ("many", ()): 71,
-         ("registers", M32): 3, ("sleep", M32): 5, ("epoll", M32): 9}  # fmt: skip
+         ("registers", M32): 5, ("sleep", M32): 7, ("epoll", M32): 9}  # fmt: skip
 """The short run tries every so many-th point."""
 
 
