@@ -106,6 +106,13 @@ class SnapshotProcess:
                     return
         kill_tracee(self.pid)
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it took so far, 0 where the kernel does not tell or it is gone."""
+        try:
+            return int(self.folder.read("schedstat").split()[0]) / 1e9
+        except (CorepipeError, ValueError, IndexError):
+            return 0.0
+
     def zombie_parent(self) -> int:
         """Return who has left it lying as a zombie, 0 if it is gone or belongs to the host's init, which reaps."""
         deadline = time.monotonic() + _REAP_SECONDS

@@ -74,6 +74,9 @@ def with_flags(regions: Sequence[Region], before: Sequence[Region]) -> list[Regi
             region.inode,
             region.path,
         ):
-            region = replace(old, end=region.end, perms=region.perms, offset=region.offset)
+            if (old.end, old.perms, old.offset) == (region.end, region.perms, region.offset):
+                region = old  # the same object, not a copy: there may be many
+            else:
+                region = replace(old, end=region.end, perms=region.perms, offset=region.offset)
         result.append(region)
     return result

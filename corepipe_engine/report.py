@@ -39,6 +39,7 @@ class Report:
     stop_seconds: float | None = None
     stop_steps: dict[str, float] = field(default_factory=dict)
     stream_seconds: float | None = None
+    snapshot_cpu_seconds: float = 0.0
     threads: int = 0
     bytes_planned: int = 0
     bytes_written: int = 0

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import machine, stops, streams, writing
+from . import machine, planning, stops, streams, writing
 from .dumps import Engine, dump
 from .programs import Beating, Programs, build
 from .rounds import Rounds
@@ -22,8 +22,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 REPEATS, QUICK_REPEATS = 5, 3
-PARTS = {"stops": 330.0, "writing": 400.0, "streams": 540.0}
+PARTS = {"stops": 300.0, "writing": 360.0, "streams": 500.0, "planning": 560.0}
 """Each part, and the seconds from the start after which it makes no more rounds than it must."""
+_FLAT, _FLAT_QUICK = (64, 16384), (64,)
+"""MiB of the targets that show whether the stream's speed and the engine's memory stay as they are."""
 _CAT = (("cat", streams.WRITERS),)
 _COMPRESSORS = (("zstd -1", ("corepipe", "limit")), ("zstd -T0", ("corepipe", "limit")))
 
@@ -63,7 +65,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     repeats = options.repeats or (QUICK_REPEATS if options.quick else REPEATS)
     parts = options.only or PARTS
     record: dict[str, Any] = {"machine": machine.describe(), "quick": options.quick, "repeats": repeats}
-    record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "stops": [], "writing": [], "streams": []}
+    record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "stops": [], "writing": []}
+    record |= {"streams": [], "planning": [], "starts": []}
     _say(", ".join(f"{name} {value}" for name, value in record["machine"].items()))
     begun = time.monotonic()
     rounds = {name: Rounds(repeats, begun + seconds) for name, seconds in PARTS.items()}
@@ -88,6 +91,19 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 record["streams"] += [
                     _plain(one) for one in streams.measure(mib, pages, sinks, engine, programs, rounds["streams"], _say)
                 ]
+            for size in _FLAT_QUICK if options.quick else _FLAT:
+                _say(f"stream of {size} MiB, small pages, corepipe alone")
+                alone = (("cat", ("corepipe",)),)
+                record["streams"] += [
+                    _plain(one)
+                    for one in streams.measure(size, "small", alone, engine, programs, rounds["streams"].fewer(), _say)
+                ]
+        if "planning" in parts:
+            _say("plans")
+            record["planning"] = [
+                _plain(one) for one in planning.measure(engine, programs, rounds["planning"].fewer(), _say)
+            ]
+            record["starts"] = [_plain(one) for one in planning.measure_start(engine, rounds["planning"])]
     record["seconds"] = time.monotonic() - begun
     return record
 

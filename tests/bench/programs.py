@@ -21,6 +21,7 @@ class Programs:
     beating: Path
     throttle: Path
     limit: Path
+    mapped: Path
 
 
 def build(folder: Path) -> Programs:
@@ -29,7 +30,7 @@ def build(folder: Path) -> Programs:
     if not compiler:
         raise SystemExit("the bench compiles its programs: apt install gcc")
     paths = []
-    for name in ("beating", "throttle", "limit"):
+    for name in ("beating", "throttle", "limit", "mapped"):
         path = folder / name
         command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, _SOURCES / f"{name}.c"]
         subprocess.run(command, check=True)

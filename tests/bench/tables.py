@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from . import stops, streams, writing
+from . import planning, stops, streams, writing
 from .stops import Dumps, Stops
 
 FORK_FACTOR = 1.25
@@ -32,6 +32,8 @@ def main_tables(record: dict[str, Any]) -> str:
         _mode_table(measured),
         _writing_table([writing.of(entry) for entry in record["writing"]]),
         _stream_table([streams.of(entry) for entry in record["streams"]]),
+        _planning_table([planning.of(entry) for entry in record.get("planning", [])]),
+        _start_sentence(record.get("starts", [])),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -257,6 +259,35 @@ def _stream_table(results: Sequence[streams.Streams]) -> str:
     heads = ["memory, pages", "pipe into", "writer", "stream, GB/s", "in all, s", "its CPU, s", "its RAM, MiB"]
     table = _table(heads, rows, 3)
     return f"The stream, beside what the machine can do:\n\n{table}" if table else ""
+
+
+def _planning_table(results: Sequence[planning.Planning]) -> str:
+    rows = []
+    for result in results:
+        samples = result.samples
+        inside = [sample.stop - sample.steps.get("fork", 0.0) for sample in samples]
+        rows.append(
+            [
+                result.target,
+                _spread([sample.plan for sample in samples]),
+                _spread([sample.plan_cpu for sample in samples]),
+                f"{max(sample.plan_peak for sample in samples) / (1 << 20):.0f}",
+                _spread([sample.stop for sample in samples], 1e3),
+                _spread(inside, 1e3),
+                _spread([sample.fork for sample in samples], 1e3),
+                f"{max(sample.dump_peak for sample in samples) / (1 << 20):.0f}",
+            ]
+        )
+    heads = ["target", "`--plan`, s", "its CPU, s", "its RAM, MiB", "stop, ms", "of it beside the fork, ms"]
+    table = _table([*heads, "fork() in C, ms", "RAM of a dump, MiB"], rows, 1)
+    return f"Many mappings, a large reservation, a fragmented heap:\n\n{table}" if table else ""
+
+
+def _start_sentence(starts: Sequence[dict[str, Any]]) -> str:
+    if not starts:
+        return ""
+    words = [f"{start['command']} {_spread(start['seconds'], 1e3)} ms" for start in starts]
+    return f"From start to end: {', '.join(words)}."
 
 
 def _stream_goals(results: Sequence[streams.Streams]) -> list[str]:
