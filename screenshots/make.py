@@ -18,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SIZE = (120, 34)
+HISTORY = ("cat > /srv/cores/{comm}.{time}", "zstd -3 | ssh backup 'cat > {host}.{comm}.{pid}.zst'")
 SERVICE = """
 import java.util.*;
 public class OrderService {
@@ -132,7 +133,9 @@ async def photograph(pid: int) -> None:
         await pilot.press("g")
         await pilot.pause()
         camera.take("grouped")
-        await pilot.press("g", "p")
+        await pilot.press("g", "p", "up")
+        await asyncio.sleep(0.5)
+        camera.take("pipe")
         app.screen.query_one("#pipe").value = "zstd -9 -T1 > core.{comm}.{pid}.zst"
         await asyncio.sleep(0.3)
         await pilot.press("enter")
@@ -148,18 +151,26 @@ async def photograph(pid: int) -> None:
         await until(lambda: isinstance(app.screen, HelpScreen))
         await pilot.pause()
         camera.take("help")
+        await pilot.press("escape", "ctrl+p", *"preset")
+        await asyncio.sleep(1.0)
+        camera.take("palette")
 
 
 def main() -> None:
     """Make all pictures."""
     in_own_namespaces()
     sys.path.insert(0, str(HERE.parent))
+    from corepipe_tui.store import Store
+
     with tempfile.TemporaryDirectory(prefix="shop-") as name:
         folder = Path(name)
         processes, pid = start_servers(folder)
         try:
             os.chdir(folder)
             os.environ.pop("NO_COLOR", None)
+            os.environ["XDG_STATE_HOME"] = str(folder / "state")
+            for command in HISTORY:
+                Store(None).remember(command)
             asyncio.run(photograph(pid))
         finally:
             for process in processes:

@@ -81,13 +81,8 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
         if expected_bytes is not None and expected_bytes != planned:
             difference = planned - expected_bytes
             grew, more = ("grew", "more") if difference > 0 else ("shrank", "less")
-            lines.append(
-                (
-                    "",
-                    f"{fmt.count(abs(difference))} bytes {more} than the {fmt.count(expected_bytes)} shown before: "
-                    f"the target {grew} by {fmt.exact_size(abs(difference))} since its regions were read",
-                )
-            )
+            count = fmt.count(abs(difference))
+            lines.append(("", f"{count} bytes {more} than {fmt.count(expected_bytes)} shown before: the target {grew}"))
         lines.append(
             (
                 "regions",

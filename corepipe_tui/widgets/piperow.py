@@ -219,8 +219,12 @@ class PipeRow(Vertical):
         if self._draft not in commands:
             commands.append(self._draft)
         value = self.input.value
-        position = commands.index(value) if value in commands else len(commands) - 1
-        self._take(commands[(position + message.step) % len(commands)])
+        below = len(commands) - (commands[-1] == value)  # where one stands who has typed, or touched nothing yet
+        position = commands.index(value) if value == self._chosen and value in commands else below
+        position += message.step
+        if commands[position % len(commands)] == value:
+            position += message.step
+        self._take(commands[position % len(commands)])
 
     def on_pipe_choices_picked(self, message: PipeChoices.Picked) -> None:
         """Put the clicked choice in."""

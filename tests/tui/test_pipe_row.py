@@ -71,6 +71,17 @@ async def test_down_leads_back_to_what_was_typed(app):
         assert field.value == "lz4"
 
 
+async def test_up_from_the_untouched_suggestion_is_the_newest_of_the_history(app):
+    app.store.remember("zstd > new")
+    async with app.run_test(size=SIZE) as pilot:
+        _, field = await ready(pilot)
+        assert field.value == OFFERED[0]
+        await pilot.press("up")
+        assert field.value == "zstd > new"
+        await pilot.press("up")
+        assert field.value == OFFERED[0]
+
+
 async def test_a_click_takes_a_choice(app):
     async with app.run_test(size=SIZE) as pilot:
         _, field = await ready(pilot)
