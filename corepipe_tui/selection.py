@@ -95,6 +95,7 @@ class Selection:
         self.options = options
         self.rows = [_row(index, *pair) for index, pair in enumerate(zip(inspection.plan.regions, whole, strict=True))]
         self.swapped = any(row.region.swap for row in self.rows)
+        self._reasons = {row.preset.reason for row in self.rows}.union(_BY_HAND)
         self.data_bytes = sum(row.cost.file_bytes for row in self.rows)
         self.segments = sum(row.cost.segments for row in self.rows)
         self.read_bytes = sum(row.cost.read_bytes for row in self.rows)
@@ -165,6 +166,17 @@ class Selection:
                 else:
                     runs.append(range(index, index + 1))
         return runs
+
+    def matching(self, words: Sequence[tuple[bool, str]]) -> list[RegionRow]:
+        """Return the rows that hold every word, and none of the inverted ones (True, word); words are in lower case."""
+        rows = self.rows
+        for inverted, word in words:
+            reasons = {reason for reason in self._reasons if word in reason.lower()}
+            if reasons:
+                rows = [row for row in rows if (word in row.text or row.reason in reasons) is not inverted]
+            else:
+                rows = [row for row in rows if (word in row.text) is not inverted]
+        return rows
 
     def dump_options(self) -> DumpOptions:
         """Return the options that make the engine choose the same: one rule for each run of changed neighbours."""
@@ -246,13 +258,3 @@ def totals_by_kind(rows: Iterable[RegionRow]) -> list[KindTotal]:
         for kind, (regions, included, size, touched, swap, file_bytes) in sums.items()
     ]
     return sorted(totals, key=lambda total: (-total.file_bytes, -total.size))
-
-
-def matching(rows: list[RegionRow], words: Sequence[tuple[bool, str]]) -> list[RegionRow]:
-    """Return the rows that hold every word, and none of the inverted ones (True, word); words are in lower case."""
-    for inverted, word in words:
-        reasons: dict[str, bool] = {}
-        for reason in {row.preset.reason for row in rows}.union(_BY_HAND):
-            reasons[reason] = word in reason.lower()
-        rows = [row for row in rows if (word in row.text or reasons[row.reason]) is not inverted]
-    return rows

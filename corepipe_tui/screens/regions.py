@@ -26,7 +26,7 @@ from ..pipes import corepipe_command, expand
 from ..region_rows import SORT_KEYS, Row, columns, folded, is_out, kind_of, row_key
 from ..runner import DumpRequest
 from ..sanitize import clean
-from ..selection import KindTotal, RegionRow, Selection, matching
+from ..selection import KindTotal, RegionRow, Selection
 from ..styled import MUTED, refused, title
 from ..widgets.filterinput import FilterInput
 from ..widgets.listing import Listing
@@ -200,7 +200,7 @@ class RegionsScreen(CorepipeScreen):
         """Filter, sort, group; and tell the totals."""
         if self.selection is None:
             return
-        rows = matching(self.selection.rows, parse_filter(self._filter))
+        rows = self.selection.matching(parse_filter(self._filter))
         key, _ = SORT_KEYS[self._sort]
         if self._sort != "range" or self._descending:
             rows = sorted(rows, key=key, reverse=self._descending)  # type: ignore[arg-type]

@@ -179,7 +179,9 @@ class Listing(ScrollView, Generic[RowType], can_focus=True, inherit_bindings=Fal
         self.rows = rows
         position = 0
         if key is not None:
-            position = next((index for index, row in enumerate(rows) if self._key(row) == key), -1)
+            position = next((index for index, other in enumerate(rows) if other is row), -1)
+            if position < 0:
+                position = next((index for index, row in enumerate(rows) if self._key(row) == key), -1)
             if position < 0:
                 position = min(self.cursor, max(len(rows) - 1, 0))
         self.virtual_size = Size(self.size.width, len(rows) + 1)
