@@ -19,7 +19,7 @@ from .listing import DARKEN
 
 _WHOLE, _PART, _OUT = "█", "▓", "░"
 _CURSOR = "▲"
-_SAMPLES = 64
+_SAMPLES = 32
 """As many of the regions that share one terminal cell are asked how much of them goes in."""
 
 
