@@ -22,13 +22,14 @@ from .seccomp import Action, FilterError, verdict
 _CLONE_VM, _CLONE_FS, _CLONE_FILES = 0x100, 0x200, 0x400
 HELPER_FLAGS: Final = _CLONE_VM | _CLONE_FS | _CLONE_FILES
 SNAPSHOT_FLAGS: Final = _CLONE_FILES
-"""The descriptor table is shared at first, so that no file is opened twice; see Fork.let_go_of_files. The file system
+"""The descriptor table is shared at first, so that no file is opened twice; see Fork.let_go. The file system
 context is not: while it is shared, the target may not change its mount namespace, nor gain rights by exec."""
 _CLOSE_RANGE_UNSHARE: Final = 2
 EVERY_DESCRIPTOR: Final = (0, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE)
 """Arguments of close_range: all descriptors, in a table of its own."""
 _LATER_CALLS: Final = {
     SystemCall.CLOSE_RANGE: EVERY_DESCRIPTOR,
+    SystemCall.SETPGID: (0, 0),
     SystemCall.PIPE2: (PAGE_SIZE, os.O_CLOEXEC),
     SystemCall.VMSPLICE: (1, PAGE_SIZE, 1, 2),
 }

@@ -205,12 +205,16 @@ class Fork:
         snapshot.ns_pid = pid_seen_by(self._freeze.process, snapshot.pid)
         snapshot.inherited = snapshot.folder.stat().ppid == self._freeze.process.pid
 
-    def let_go_of_files(self) -> bool:
-        """Give the snapshot an empty descriptor table of its own; the target may run meanwhile.
+    def let_go(self) -> bool:
+        """Give the snapshot a process group and an empty descriptor table of its own; the target may run meanwhile.
 
-        With the target's table it would keep its sockets and locks, should the target exec or end. False where the
-        kernel or a filter does not allow it (close_range with CLOSE_RANGE_UNSHARE came with Linux 5.9).
+        Signals to the target's group are not meant for it: one that stops the group would keep it from its exit. With
+        the target's descriptors it would hold its sockets and locks, should the target exec or end. False where it
+        keeps these: a filter may be in the way, and close_range(CLOSE_RANGE_UNSHARE) came with Linux 5.9.
         """
+        if SystemCall.SETPGID in self._allowed:
+            with contextlib.suppress(OSError):
+                self._calls().run(SystemCall.SETPGID, (0, 0))
         if SystemCall.CLOSE_RANGE not in self._allowed:
             return False
         try:
@@ -221,7 +225,7 @@ class Fork:
     def open_pipes(self) -> PagePipes | None:
         """Return pipes that the snapshot fills with its pages, None where that cannot be had.
 
-        Comes after let_go_of_files: the pipes must not show up among the target's descriptors.
+        Comes after let_go: the pipes must not show up among the target's descriptors.
         """
         snapshot = self.snapshot
         if snapshot is None or not {SystemCall.PIPE2, SystemCall.VMSPLICE} <= self._allowed:

@@ -81,7 +81,7 @@ def snapshot(context: Context) -> Iterator[Captured]:
                     raise ModeUnavailableError("the target is a subreaper and would inherit the snapshot")
             pipes = None
             del before, known  # with many mappings they are most of the memory we take
-            if fork.let_go_of_files():
+            if fork.let_go():
                 pipes = fork.open_pipes()
             else:
                 context.notice("the snapshot shares the target's open files until it has been streamed")

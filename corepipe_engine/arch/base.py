@@ -49,6 +49,7 @@ class SystemCall(enum.Enum):
     EXIT = enum.auto()
     SIGRETURN = enum.auto()
     CLOSE_RANGE = enum.auto()
+    SETPGID = enum.auto()
     PIPE2 = enum.auto()
     VMSPLICE = enum.auto()
 

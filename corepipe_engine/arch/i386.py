@@ -147,6 +147,7 @@ _CALLS = {
     SystemCall.EXIT: 1,
     SystemCall.SIGRETURN: 173,
     SystemCall.CLOSE_RANGE: 436,
+    SystemCall.SETPGID: 57,
     SystemCall.PIPE2: 331,
     SystemCall.VMSPLICE: 316,
 }

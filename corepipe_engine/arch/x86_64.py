@@ -117,6 +117,7 @@ _CALLS = {
     SystemCall.EXIT: 60,
     SystemCall.SIGRETURN: 15,
     SystemCall.CLOSE_RANGE: 436,
+    SystemCall.SETPGID: 109,
     SystemCall.PIPE2: 293,
     SystemCall.VMSPLICE: 278,
 }

@@ -323,6 +323,19 @@ def test_kill_9_of_corepipe_takes_the_snapshot_along_and_the_target_runs_all_the
         assert_target_untouched(target, before)
 
 
+def test_kill_9_of_corepipe_takes_the_snapshot_along_though_the_targets_group_is_stopped(spawn_target):
+    target = spawn_target("nine")
+    with streaming(target.pid) as stream:
+        eventually("the snapshot is in a group of its own", lambda: os.getpgid(stream.snapshot) == stream.snapshot)
+        os.killpg(os.getpgid(target.pid), signal.SIGSTOP)
+        stream.engine.kill()
+        stream.engine.wait()
+        eventually("the snapshot is gone", lambda: not is_process(stream.snapshot))
+        os.killpg(os.getpgid(target.pid), signal.SIGCONT)
+    assert_running(target.pid)
+    assert_counter_moves(target)
+
+
 def is_process(pid: int) -> bool:
     """Whether there is such a process that has not ended; who reaps it is not ours to say."""
     try:
@@ -336,7 +349,7 @@ def test_a_snapshot_is_a_child_of_neither_the_target_nor_corepipe(spawn_target, 
     with streaming(target.pid) as stream:
         parent = int(proc.status_field(stream.snapshot, "PPid"))
         assert parent not in (target.pid, stream.engine.pid)
-        assert proc.status_field(stream.snapshot, "State")[0] == "t"
+        eventually("it stands still", lambda: proc.status_field(stream.snapshot, "State")[0] == "t")
         assert traced_by(stream.engine.pid) == {stream.snapshot}
         assert not proc.children(target.pid)
         stream.read_core(tmp_path / "core")
