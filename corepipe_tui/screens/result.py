@@ -25,6 +25,7 @@ from ..widgets.listing import Cell, Column, Listing
 from .base import CorepipeScreen
 
 _WHOLE = (ExitCode.DONE, ExitCode.UNREADABLE)
+_MOST_REASONS = 8
 _HEAD_LINES = 5
 _WHOLE_LINES = 4
 _FIXED_LINES = 5
@@ -81,8 +82,8 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
         if expected_bytes is not None and expected_bytes != planned:
             difference = planned - expected_bytes
             grew, more = ("grew", "more") if difference > 0 else ("shrank", "less")
-            count = fmt.count(abs(difference))
-            lines.append(("", f"{count} bytes {more} than {fmt.count(expected_bytes)} shown before: the target {grew}"))
+            count = f"{fmt.count(abs(difference))} byte{'' if abs(difference) == 1 else 's'}"
+            lines.append(("", f"{count} {more} than {fmt.count(expected_bytes)} shown before: the target {grew}"))
         lines.append(
             (
                 "regions",
@@ -106,10 +107,14 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
     live = sum(length for _, length in report["shared_live"])
     if live:
         lines.append(("shared", f"{fmt.exact_size(live)} were read while the target ran"))
-    for index, (reason, (number, size)) in enumerate(
-        sorted(report["omitted"].items(), key=lambda entry: -entry[1][1])[:6]
-    ):
-        lines.append(("left out" if not index else "", f"{fmt.short_size(size):>7}  {number:>5} x  {clean(reason)}"))
+    omitted = sorted(report["omitted"].items(), key=lambda entry: -entry[1][1])
+    rest = omitted[_MOST_REASONS:]
+    shown = [(size, number, clean(reason)) for reason, (number, size) in omitted[:_MOST_REASONS]]
+    if rest:
+        sizes, numbers = sum(size for _, (_, size) in rest), sum(number for _, (number, _) in rest)
+        shown.append((sizes, numbers, f"for {len(rest)} other reasons; --report has them all"))
+    for index, (size, number, reason) in enumerate(shown):
+        lines.append(("left out" if not index else "", f"{fmt.short_size(size):>7}  {number:>5} x  {reason}"))
     lines += [("note", clean(line)) for line in report["notices"]]
     return lines
 
