@@ -81,3 +81,23 @@ def assert_java_frames(jdk: Path, core: Path) -> None:
         assert re.search(rf'^"{thread}" ', stacks.out, re.MULTILINE), stacks.out[-3000:]
         assert f"Held.{method}()" in stacks.out
     assert "Held.main(java.lang.String[])" in stacks.out
+
+
+@pytest.mark.needs("pystack", "gcore")
+@pytest.mark.tells("readers", "pystack `core`", "Python")
+@pytest.mark.parametrize("mode", ["direct", "snapshot"])
+def test_pystack_says_what_it_says_of_gcores_core(tmp_path, mode):
+    python = os.path.realpath(sys.executable)
+    with start_target([python, SOURCES / "held.py"], tmp_path, shared_state=False) as target:
+        target.stop()
+        run_corepipe(target.pid, "--mode", mode, output=tmp_path / "core")
+        run_reader("gcore", "-o", tmp_path / "gcore", target.pid)
+    pystack = Path(sysconfig.get_path("scripts")) / "pystack"
+
+    def frames(core: Path) -> list[str]:
+        out = run_reader(pystack if pystack.exists() else "pystack", "core", core, python, "--locals").out
+        return out[out.index("Traceback for thread") :].splitlines()
+
+    mine = frames(tmp_path / "core")
+    assert mine == frames(tmp_path / f"gcore.{target.pid}")
+    assert sum("Traceback for thread" in line for line in mine) == 3

@@ -55,7 +55,7 @@ def rows(commands, reader: str):
     return pytest.mark.parametrize(
         ("command", "mode"),
         [
-            pytest.param(command, mode, marks=pytest.mark.tells("readers", f"{reader} `{command}`", "C"))
+            pytest.param(command, mode, marks=pytest.mark.tells("readers", f"{reader} `{command}`".strip(), "C"))
             for command in commands
             for mode in MODES
         ],
