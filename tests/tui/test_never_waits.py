@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import pytest
-
 from corepipe_engine.policy import Extent
 from corepipe_tui.processes import HostProcesses
 from corepipe_tui.screens.help import HelpScreen
@@ -147,25 +145,26 @@ async def test_a_list_that_takes_long_to_read_comes_in_parts(monkeypatch):
 # every key -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("key", "does"),
-    [
-        (key, does)
-        for keys, does in (
-            ("slash backslash f4", "filter"), ("s greater_than_sign", "next_sort"), ("S less_than_sign", "next_sort"),
-            ("I", "invert_sort"), ("p", "pipe"), ("r f5", "reload"), ("right l enter", "expand"), ("left h", "expand"),
-            ("space", "switch"), ("asterisk", "toggle_kind"), ("a n", "all"), ("i", "invert"), ("1 2 3 4", "preset"),
-            ("g", "group"), ("y", "copy"), ("Y", "copy_command"), ("escape q", "back"), ("d", "dump"),
-        )
-        for key in keys.split()
-    ],
-)  # fmt: skip
-async def test_every_key_of_the_regions_leads_to_its_action(make_app, monkeypatch, key, does):
+_KEYS = {
+    "filter": "slash backslash f4", "next_sort": "s greater_than_sign S less_than_sign", "invert_sort": "I",
+    "pipe": "p", "reload": "r f5", "expand": "right l enter left h", "switch": "space", "toggle_kind": "asterisk",
+    "all": "a n", "invert": "i", "preset": "1 2 3 4", "group": "g", "copy": "y", "copy_command": "Y",
+    "back": "escape q", "dump": "d",
+}  # fmt: skip
+
+
+async def test_every_key_of_the_regions_leads_to_its_action(make_app, monkeypatch):
     done = []
     app = make_app(pid=fakes.FIRST_PID, load=spaces.loader(spaces.server()[:3]))
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await on_screen(pilot, RegionsScreen)
         await until(pilot, "the regions", lambda: screen.selection)
-        monkeypatch.setattr(RegionsScreen, f"action_{does}", lambda self, *arguments: done.append(does))
-        await pilot.press(key)
-        assert done == [does]
+        for does in _KEYS:
+            monkeypatch.setattr(RegionsScreen, f"action_{does}", lambda self, *arguments, name=does: done.append(name))
+        for does, keys in _KEYS.items():
+            for key in keys.split():
+                done.clear()
+                await pilot.press(key)
+                assert done == [does], key
+        actions = {binding.action.partition("(")[0] for binding in RegionsScreen.BINDINGS}
+        assert actions <= {*_KEYS, "app.quit"}
