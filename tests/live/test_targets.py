@@ -56,6 +56,9 @@ def test_a_thread_that_waits_for_its_vfork_child_is_named_and_all_others_run_at_
 ):
     tell("refused, with its name and where it waits; all run on")
     target = spawn_target("vfork", stdin=subprocess.PIPE, signals="default")
+    eventually("there is a child", lambda: proc.children(target.pid))
+    (child,) = proc.children(target.pid)
+    eventually("the child reads", lambda: Path(f"/proc/{child}/syscall").read_text().startswith("0 "))
     eventually("a thread is in state D", lambda: "D" in proc.thread_states(target.pid).values())
     (waiting,) = (tid for tid, state in proc.thread_states(target.pid).items() if state == "D")
     place = Path(f"/proc/{target.pid}/task/{waiting}/wchan").read_text()
