@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -69,7 +70,8 @@ class Terminal:
             "the shell is back", lambda: self._tmux("display-message", "-p", "#{pane_current_command}") == "sh\n"
         )
         self.run("echo STATUS $?.")
-        return self.wait(".\n").rpartition("STATUS ")[2].partition(".")[0]
+        found = eventually("its status", lambda: re.search(r"STATUS (\d+)\.", self.screen()))
+        return found[1]
 
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-x", str(width), "-y", str(height))
