@@ -255,12 +255,12 @@ class CommandSink:
                 _note_stages(self._process.pid, stages)
                 waited = time.monotonic() - begun
                 number = signal.SIGTERM if waited < _KILL_GRACE_SECONDS else signal.SIGKILL
-                for pidfd in stages.values():
-                    with contextlib.suppress(OSError):
-                        signal.pidfd_send_signal(pidfd, number)
                 if self.status is None:
                     self._process.send_signal(number)
-                elif waited >= _KILL_GRACE_SECONDS + _LEAVE_SECONDS:
+                for pidfd in reversed(stages.values()):  # a shell before what it waits for: it must not go on after it
+                    with contextlib.suppress(OSError):
+                        signal.pidfd_send_signal(pidfd, number)
+                if self.status is not None and waited >= _KILL_GRACE_SECONDS + _LEAVE_SECONDS:
                     break
                 _forget_ended(stages, 0.01)
         finally:
