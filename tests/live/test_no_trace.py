@@ -13,7 +13,7 @@ from ..support.engine import assert_nothing_left, run_corepipe
 
 pytestmark = pytest.mark.live
 MODES = ("snapshot", "buffer")
-DUMPS = 200 if int(os.environ.get("COREPIPE_SOAK", "0")) else 10
+DUMPS = 200 if int(os.environ.get("COREPIPE_SOAK", "0")) else 4
 
 
 def dump_again_and_again(target, mode) -> None:

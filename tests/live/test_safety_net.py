@@ -21,8 +21,8 @@ FAULT = Path(__file__).resolve().parent.parent / "support" / "fault.py"
 SOAK = int(os.environ.get("COREPIPE_SOAK", "0"))
 """How often every single point is tried; 0: the short run, which tries each point of the injection once or less."""
 KINDS = ("registers", "sleep", "epoll", "many")
-STEPS = {("registers", ()): 1, ("sleep", ()): 1, ("epoll", ()): 3, ("many", ()): 71,
-         ("registers", M32): 5, ("sleep", M32): 7, ("epoll", M32): 9}  # fmt: skip
+STEPS = {("registers", ()): 1, ("sleep", ()): 3, ("epoll", ()): 5, ("many", ()): 71,
+         ("registers", M32): 5, ("sleep", M32): 7, ("epoll", M32): 11}  # fmt: skip
 """The short run tries every so many-th point."""
 
 
@@ -92,7 +92,7 @@ def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target_on_a_f
             target = spawn_target("checker", kind, signals="count" if kind == "altstack" else "default", flags=flags)
             tried = kill_at_every_point(target, point, 1, most=1)
             target.end()
-            point += 1 if SOAK else 4
+            point += 1 if SOAK else 9
         assert point > 40
 
 
@@ -108,7 +108,7 @@ def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target(spawn_
 def test_kill_9_between_any_two_steps_of_a_snapshot_keeps_amx_tiles_and_avx_512_registers(spawn_target, kind):
     for _ in range(max(SOAK, 1)):
         target = spawn_extended(spawn_target, kind)
-        assert kill_at_every_point(target, 1, 1 if SOAK else 2) > 10
+        assert kill_at_every_point(target, 1, 1 if SOAK else 5) > 10
         target.end()
 
 
@@ -140,7 +140,7 @@ def test_kill_9_between_any_two_steps_leaves_a_stopped_target_stopped(spawn_targ
 def test_an_error_out_of_any_step_leaves_a_right_target(spawn_target, kind, flags):
     """Whatever fails on the way, the thread comes home, the helper is reaped, and the snapshot is gone."""
     target = spawn_target("checker", kind, signals="default", flags=flags)
-    assert kill_at_every_point(target, 1, 1 if SOAK else 2, kind="raise") > 10
+    assert kill_at_every_point(target, 1, 1 if SOAK else 5, kind="raise") > 10
 
 
 def test_a_storm_of_sigstop_and_sigcont_ends_as_its_last_signal_has_it(spawn_target, tmp_path):

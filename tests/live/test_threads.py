@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from ..support.checks import assert_counter_moves, assert_target_untouched
@@ -12,7 +14,7 @@ from ..support.proc import tids, tracers
 from ..support.readers import run_gdb
 
 pytestmark = pytest.mark.live
-DUMPS_OF_EACH_MODE = 15
+DUMPS_OF_EACH_MODE = 100 if int(os.environ.get("COREPIPE_SOAK", "0")) else 5
 
 
 @in_both_modes("16 threads that never sleep", "buffer")
