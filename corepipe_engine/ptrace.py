@@ -243,8 +243,20 @@ def event_message(tid: int) -> int:
     return int(_message.value)
 
 
+_STOPS_AND_ENDS = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL
+
+
 def poll_stop(tid: int) -> int | None:
-    """Return the wait status of a thread that stopped or ended, None while it runs. ECHILD if it is not ours."""
+    """Return the wait status of a thread that stopped or ended, None while it runs. ECHILD if it is not ours.
+
+    An end is taken; a stop is only looked at, so a second call tells of it again until the thread is let run. A stop
+    that was taken is forgotten if we are killed, and so is the signal it was for (kernel/exit.c, wait_task_stopped).
+    """
+    found = os.waitid(os.P_PID, tid, _STOPS_AND_ENDS)
+    if found is None:
+        return None
+    if found.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED):
+        return found.si_status << 8 | 0x7F
     pid, status = os.waitpid(tid, os.WNOHANG | WALL)
     return status if pid else None
 

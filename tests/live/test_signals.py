@@ -17,7 +17,7 @@ from ..support import proc
 from ..support.checks import assert_counter_moves, assert_running
 from ..support.cores import NT_PRSTATUS, Core, assert_well_formed
 from ..support.dumps import dump, in_both_modes
-from ..support.engine import REPOSITORY, run_corepipe
+from ..support.engine import REPOSITORY, corepipe_started, environment, run_corepipe, wait_frozen
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -139,5 +139,24 @@ def test_a_signal_that_is_being_delivered_when_the_target_stops_arrives_afterwar
             assert pending == 1 << (storm - 1), "the core was made before it was delivered, and tells so"
         eventually("it has arrived", lambda value=value: target.signals.get(storm) == value)
         assert target.failures == 0
+    assert_running(target.pid)
+    assert_counter_moves(target)
+
+
+def test_a_signal_that_a_stop_has_taken_arrives_although_corepipe_is_killed(spawn_target, tmp_path):
+    """A stop that a wait has told of is nobody's any more when its tracer dies, and the signal it took is lost."""
+    target = spawn_target("signals", "storm")
+    storm = target.number("storm")
+    (tmp_path / "sitecustomize.py").write_text(AT_THE_STOP.format(number=storm))
+    env = environment({"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "VALUE": "1"})
+    read_end, write_end = os.pipe()
+    with corepipe_started(target.pid, "--mode", "direct", "--preset", "full", stdout=write_end, env=env) as engine:
+        os.close(write_end)
+        wait_frozen(target.pid, engine.pid)
+        engine.kill()
+        engine.wait()
+    os.close(read_end)
+    eventually("it has arrived", lambda: target.signals == {storm: 1})
+    assert target.failures == 0
     assert_running(target.pid)
     assert_counter_moves(target)

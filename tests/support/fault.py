@@ -54,8 +54,7 @@ def run(point: int, arguments: list[str], steps_fd: int) -> None:
     fault = Fault(point)
     ptrace.call, ptrace.seize = fault.after(ptrace.call), fault.after(ptrace.seize)
     os.pwrite = fault.after(os.pwrite)
-    waitpid = os.waitpid
-    os.waitpid = fault.after(waitpid, lambda result: result[0] != 0)
+    ptrace.poll_stop = fault.after(ptrace.poll_stop, lambda status: status is not None)
     status = main(arguments)
     os.write(steps_fd, str(fault.done).encode())
     os._exit(status)
