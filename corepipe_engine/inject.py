@@ -312,10 +312,10 @@ def run_to_exit(
             continue  # a stop of the whole group begins or ends: it takes hold again at the detach
         elif number == ptrace.SYSCALL_STOP:
             seen += 1
-        elif number == signal.SIGSTOP:
-            answer = number  # its stop, and the SIGCONT that ends it, are the kernel's to keep: it holds at the detach
         elif (wanted := on_signal()) is not None:
             answer = wanted
+        elif number == signal.SIGSTOP:
+            answer = number  # its stop, and the SIGCONT that ends it, are the kernel's to keep: it holds at the detach
         elif not thread.signal_number:
             thread.signal_number = number
 

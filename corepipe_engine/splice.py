@@ -58,7 +58,7 @@ class SnapshotCalls:
         try:
             ptrace.set_regset(self.pid, ptrace.NT_PRSTATUS, registers)
             with sigchld_blocked():
-                run_to_exit(StoppedThread(self.pid))
+                run_to_exit(StoppedThread(self.pid), on_signal=lambda: 0)  # SIGSTOP would hold it for ever without us
             return self._injection.result(ptrace.get_regset(self.pid, ptrace.NT_PRSTATUS))
         except (StuckError, NotBegunError) as error:
             raise OSError(f"the snapshot does not run {call.name.lower()}") from error

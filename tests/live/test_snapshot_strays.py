@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
+from ..support import proc
 from ..support.checks import assert_target_untouched
 from ..support.cores import Core, assert_well_formed
 from ..support.engine import run_corepipe
@@ -69,3 +71,27 @@ def copied_from(pid: int, target: int) -> bool:
         return False
     tracer = re.search(r"^TracerPid:\s+(\d+)", status, re.MULTILINE)
     return same and tracer is not None and tracer[1] != "0"
+
+
+def test_a_snapshot_that_gets_a_sigstop_itself_is_streamed_and_ends(spawn_target, tmp_path):
+    target = spawn_target("nine")
+    before = target.fingerprint()
+    with streaming(target.pid) as stream:
+        os.kill(stream.snapshot, signal.SIGSTOP)
+        assert_well_formed(stream.read_core(tmp_path / "core"))
+    assert_target_untouched(target, before)
+
+
+def test_a_snapshot_that_got_a_sigstop_itself_ends_when_corepipe_is_killed(spawn_target):
+    """The next pages that it sends take the signal; nothing is left to hold it then."""
+    target = spawn_target("nine")
+    before = target.fingerprint()
+    with streaming(target.pid) as stream:
+        os.read(stream.read_end, 1 << 20)
+        os.kill(stream.snapshot, signal.SIGSTOP)
+        for _ in range(16):
+            os.read(stream.read_end, 1 << 20)
+        eventually("it was taken", lambda: int(proc.status_field(stream.snapshot, "ShdPnd"), 16) == 0)
+        stream.engine.kill()
+        stream.engine.wait()
+        assert_target_untouched(target, before)
