@@ -293,7 +293,7 @@ def check_syntax(command: str, shell: str = "/bin/sh") -> None:
         stderr=subprocess.PIPE,
         check=False,
     )
-    if result.returncode:
+    if result.returncode > 0:  # below: it was killed, which tells nothing of the command
         reason = result.stderr.decode("utf-8", "replace").strip().splitlines()
         raise UsageError(f"the shell cannot parse the pipe command: {reason[0] if reason else command}")
 

@@ -36,6 +36,8 @@ from .reporter import format_bytes
 from .splice import PagePipes, without
 
 _COPY_HEADROOM: Final = 64 << 20
+_SMALL_COPY: Final = 4 << 20
+"""Bytes that are copied however little memory there is: with them we stay well below 64 MiB."""
 _FILE_CLOCK_NS: Final = 10_000_000
 """How much a file's time may lag behind the clock: the kernel takes it from the last tick."""
 
@@ -107,7 +109,7 @@ def _store_for(expected: CopiedSet) -> Buffer:
     wanted = sum(expected.reads[1::2])
     room = own_memory_limit() - _COPY_HEADROOM
     wanted += wanted // 16 + (1 << 20)
-    if wanted > room:
+    if wanted > max(room, _SMALL_COPY):
         raise ModeUnavailableError(
             f"what a fork does not carry takes {format_bytes(wanted)} of RAM, there are {format_bytes(max(room, 0))}",
             "--shared live",
@@ -147,7 +149,7 @@ def _take(
     chosen = select_copied(context, task, special, pointers, known.hotspot, known_live)
     wanted = sum(chosen.reads[1::2])
     if wanted > store.size:
-        if wanted > own_memory_limit() - _COPY_HEADROOM:
+        if wanted > max(own_memory_limit() - _COPY_HEADROOM, _SMALL_COPY):
             raise ModeUnavailableError(f"the target's shared memory grew to {format_bytes(wanted)}")
         store = new_buffer(wanted)
     unreadable = copy_ranges(context, freeze, task, chosen.reads, store, chosen.forked) if wanted else []

@@ -27,11 +27,17 @@ class Cgroup:
             ("cpu", 2): ("cpu.max", "cpu.stat"),
         }
         limit, usage = names[controller, version]
+        self.peak_file = folder / ("memory.max_usage_in_bytes" if version == 1 else "memory.peak")
         self._version = version
         self.limit_file, self.usage_file = folder / limit, folder / usage
 
     def add(self, pid: int) -> None:
         (self.folder / "cgroup.procs").write_text(str(pid))
+
+    @property
+    def peak(self) -> int:
+        """The most that it has used so far (controller memory)."""
+        return int(self.peak_file.read_text())
 
     @property
     def usage(self) -> int:

@@ -1,0 +1,105 @@
+"""Where memory is short the target is never the one that dies, and corepipe itself needs little for any target."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from ..support.cgroups import new_cgroup
+from ..support.cores import assert_well_formed, pattern
+from ..support.engine import assert_nothing_left, corepipe_started, engine_command, environment
+from ..support.snapshots import streaming
+from ..support.waiting import eventually
+from .support import assert_right, seconds_until_all_run
+
+pytestmark = pytest.mark.live
+LARGE = 2 << 30
+LIMIT, OWN_USE = 64 << 20, 48 << 20
+MIB = 1 << 20
+
+
+@pytest.fixture
+def memory_group():
+    with new_cgroup("memory") as group:
+        if group is None:
+            pytest.skip("no memory controller to make a cgroup with")
+        yield group
+
+
+def peak_of(command: list[str], **options: object) -> tuple[int, int]:
+    """Run a command; return its exit status and the most memory it had resident, in bytes."""
+    with subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, **options) as process:  # type: ignore[call-overload]
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_maxrss * 1024
+
+
+def test_corepipe_in_a_cgroup_of_64_mib_dumps_two_gigabytes(spawn_target, memory_group, tell_row):
+    target = spawn_target("chaos", "steady", LARGE)
+    before = target.fingerprint()
+    memory_group.limit(LIMIT)
+    told = []
+    for mode in ("snapshot", "direct"):
+        command = engine_command(target.pid, "-q", "--mode", mode, "--pipe", f"[ $(wc -c) -gt {LARGE} ]")
+        status, resident = peak_of(command, preexec_fn=lambda: memory_group.add(os.getpid()))
+        assert status == 0
+        assert resident < OWN_USE
+        told.append(f"{resident / MIB:.0f} MiB ({mode})")
+        seconds_until_all_run(target)
+        assert_right(target, before)
+    assert memory_group.peak <= LIMIT
+    result = f"status 0; corepipe itself never has more than {', '.join(told)}"
+    tell_row(
+        "faults",
+        "corepipe may use 64 MiB (cgroup), the target has 2 GiB",
+        {"tried": "once a mode", "what happened": result},
+    )
+
+
+def test_a_copy_to_memory_that_does_not_fit_is_refused_before_the_target_is_stopped(
+    spawn_target, memory_group, tell_row
+):
+    target = spawn_target("chaos", "steady", 256 << 20)
+    before = target.fingerprint()
+    memory_group.limit(LIMIT)
+    with corepipe_started(
+        target.pid, "--mode", "buffer", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: memory_group.add(os.getpid()),
+    ) as engine:  # fmt: skip
+        _, errors = engine.communicate(timeout=60)
+        assert engine.returncode == 1, errors
+        assert b"Traceback" not in errors
+        assert_nothing_left(engine.pid)
+    seconds_until_all_run(target)
+    assert_right(target, before)
+    cells = {"tried": "once", "what happened": "exit status 1, the target runs"}
+    tell_row("faults", "`--mode buffer`, 64 MiB for corepipe, the target has 256 MiB", cells)
+
+
+def test_when_the_targets_cgroup_runs_out_of_memory_the_copy_dies_and_not_the_target(
+    spawn_target, memory_group, tmp_path, tell_row
+):
+    target = spawn_target("chaos", "writing", 96 << 20, preexec_fn=lambda: memory_group.add(os.getpid()))
+    before = target.fingerprint()
+    size = target.number("area_bytes")
+    for _ in range(2):
+        with streaming(target.pid) as stream:
+            memory_group.limit(memory_group.usage + (8 << 20))  # each page it writes to takes one more
+            eventually("the copy is killed, and corepipe says so", lambda: stream.engine.poll() is not None)
+            assert stream.engine.returncode == 1
+            assert "the snapshot was killed before it had been streamed" in stream.errors()
+        seconds_until_all_run(target)
+        assert_right(target, before)
+        memory_group.limit(1 << 40)
+    with streaming(target.pid) as stream:
+        core = stream.read_core(tmp_path / "core")
+    assert_well_formed(core)
+    assert core.read(target.number("area"), size) == pattern(size)
+    assert_right(target, before)
+    cells = {
+        "tried": "2 times",
+        "what happened": "the copy dies, corepipe says so (status 1), the target does not notice",
+    }
+    tell_row("faults", "the target's cgroup runs out of memory while a snapshot is streamed", cells)
