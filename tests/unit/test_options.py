@@ -119,3 +119,32 @@ def test_nonsense_is_a_usage_error_with_a_hint(arguments: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         parse(arguments)
     assert caught.value.hint
+
+
+words = st.one_of(
+    st.sampled_from(
+        [
+            "--mode",
+            "--max-stop",
+            "--preset",
+            "--filter",
+            "--include",
+            "--exclude",
+            "--holes",
+            "--shared",
+            "--",
+            "-",
+            "=",
+        ]
+    ),
+    st.sampled_from(["direct", "0x1ff", "anon,heap", "7f0000000000-7f0000001000", "-1", "1e400", "\0", "[", "*["]),
+    st.text(max_size=20),
+)
+
+
+@given(st.lists(words, max_size=6))
+def test_any_words_are_options_or_a_usage_error(arguments: list[str]) -> None:
+    try:
+        assert isinstance(parse(arguments), DumpOptions)
+    except UsageError as error:
+        assert error.message  # noqa: PT017
