@@ -17,6 +17,8 @@ import sys
 import corepipe_engine
 from corepipe_engine.__main__ import main
 
+ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
 
 def run(arguments: list[str]) -> None:
     os.setsid()
@@ -25,7 +27,10 @@ def run(arguments: list[str]) -> None:
     os.dup2(null, 1)
     status = 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         status = main(arguments)
+    except KeyboardInterrupt:
+        status = 130
     except SystemExit as error:
         status = int(error.code or 0)
     finally:
@@ -40,6 +45,7 @@ def loop() -> None:
     importlib.import_module("hashlib")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # until a run begins: Python's own way out of fork takes none
     for line in sys.stdin:
         pid = os.fork()
         if not pid:

@@ -34,9 +34,9 @@ def seeded(name: str) -> random.Random:
     return random.Random(f"{seed} {name}")
 
 
-def times(short: int) -> int:
-    """How many moments: so many, or a thousand for each round of a soak."""
-    return SOAK * 1000 if SOAK else short
+def times(short: int, soak: int = 50) -> int:
+    """How many moments: so many, or so many for each round of a soak."""
+    return SOAK * soak if SOAK else short
 
 
 def rounds(target: Target) -> tuple[int, ...]:
@@ -140,6 +140,11 @@ def new_driver(folder: Path) -> Iterator[Driver]:
 def sleep_until_moment(moments: random.Random, whole: float) -> None:
     """Not a wait for something: the moment is the test's input."""
     time.sleep(moments.uniform(0, 1.1 * whole))
+
+
+def in_moments(count: int) -> str:
+    """How often, in words."""
+    return "one moment" if count == 1 else f"{count:,} moments"
 
 
 def milliseconds(seconds: list[float]) -> str:
