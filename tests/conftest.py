@@ -14,6 +14,7 @@ import pytest
 from .support.programs import installed
 from .support.tables import Tables, tell, tell_row
 from .support.targets import Target, TargetBuilder, start_target
+from .support.turns import turn
 
 __all__ = ["tell", "tell_row"]
 
@@ -55,11 +56,18 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    config.addinivalue_line("markers", "alone: changes what all processes of the machine feel; no other test meanwhile")
     config.addinivalue_line("markers", "tells(table, row, column): the README's cell that this test is the proof of")
     if config.getoption("--tables"):
         config.pluginmanager.register(Tables())
     config.addinivalue_line("markers", "needs(*programs): skip where a program is not installed; in CI that fails")
     config.addinivalue_line("markers", "live: traces other processes, which takes root")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with turn(item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -142,6 +142,7 @@ def no_overcommit():
         path.write_text(old)
 
 
+@pytest.mark.alone
 @in_snapshot("overcommit forbidden, no room for a second one")
 def test_overcommit_forbidden(spawn_target, tmp_path, tell):
     tell(FALLS_BACK)
