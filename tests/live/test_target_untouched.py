@@ -9,6 +9,7 @@ from ..support.checks import assert_no_larger, assert_still_stopped, assert_targ
 from ..support.dumps import in_both_modes
 from ..support.engine import assert_nothing_left, run_corepipe
 from ..support.targets import M32
+from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
 MODES = ("direct", "buffer", "snapshot")
@@ -37,6 +38,7 @@ def test_a_target_stopped_before_is_stopped_after(spawn_target, tmp_path, mode):
         assert_still_stopped(target, before)
     assert target.counter == counter
     target.resume()
+    eventually("the SIGCONT of this test has arrived", lambda: target.signals)
     assert set(target.signals) == {18}, "nothing but the SIGCONT of this test"
     assert_target_untouched(target, target.fingerprint())
 
