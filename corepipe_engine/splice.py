@@ -1,9 +1,10 @@
 """The snapshot puts its own pages into pipes, from which they are passed on into the sink: nobody copies them.
 
 The snapshot, which never changes, is run through one vmsplice(2) after the other; the pipe then holds references to its
-pages. They stay as they are whoever writes to them: the kernel copies a page for a writer while anybody else holds it
-(mm/memory.c, do_wp_page; so since Linux 5.9). It takes ptrace calls, which only the thread that froze the target may
-make.
+pages. They stay as they are whoever writes to them, also when the snapshot has ended: the kernel copies a page for a
+writer while anybody else holds it. For single pages that is so since Linux 5.9 (mm/memory.c, do_wp_page), for huge
+pages and those that come back from swap since 5.18 (mm/huge_memory.c, do_huge_pmd_wp_page, and do_swap_page): before,
+only mappings counted. It takes ptrace calls, which only the thread that froze the target may make.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SPLICE_F_NONBLOCK = 2
 """Nothing of ours may wait for ever without us; an empty pipe takes it all."""
 _SLOW_SECONDS: Final = 0.05
 _PATIENCE: Final = 4
-_FIRST_KERNEL: Final = (5, 9)
+_FIRST_KERNEL: Final = (5, 18)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

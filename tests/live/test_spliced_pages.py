@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from ..support.waiting import eventually
 __all__ = ["cgroup_v2"]
 
 pytestmark = pytest.mark.live
+UNREAD = 900 << 10
+"""Bytes that fit into the sink's pipe, whatever its pages are filled with."""
 VMSPLICE, PIPE2, CLOSE_RANGE = 278, 293, 436
 
 
@@ -95,6 +98,34 @@ def test_a_cgroup_that_is_frozen_meanwhile_holds_nothing_up(spawn_target, tmp_pa
         (group / "cgroup.freeze").write_text("0")
     assert_whole(target, core)
     assert_counter_moves(target)
+
+
+@pytest.mark.parametrize("name", ["private", "thp"])
+def test_pages_in_the_pipe_stay_as_they_are_when_the_copy_has_ended(spawn_target, tmp_path, shm_folder, name):
+    """The last ones are still unread then, and the target is the only one that has them mapped."""
+    target = spawn_target("kinds", shm_folder, name)
+    report, plan = tmp_path / "report.json", tmp_path / "plan.json"
+    run_corepipe(target.pid, "--plan", "--json", output=plan)
+    total = json.loads(plan.read_text())["core_bytes"]
+    with streaming(target.pid, "--report", report) as stream:
+        begin = b""
+        while len(begin) < total - UNREAD:
+            begin += os.read(stream.read_end, total - UNREAD - len(begin))
+        eventually("the copy has ended", lambda: not os.path.exists(f"/proc/{stream.snapshot}/fd/0"))
+        os.kill(target.pid, signal.SIGUSR1)
+        eventually("the area is inverted", lambda: target.counter == 2)
+        core = stream.read_core(tmp_path / "core", begin)
+    assert_well_formed(core)
+    size = target.number(f"{name}_bytes")
+    assert core.read(target.number(name), size) == pattern(size)
+    last = target.number(name) + size - 4096
+    (place,) = (
+        segment.offset + last - segment.address
+        for segment in core.segments
+        if segment.address <= last < segment.address + segment.file_bytes
+    )
+    assert place > len(begin), "the end of the area was in the pipe"
+    assert read_report(report)["bytes_spliced"] > size // 2
 
 
 def test_a_reader_that_goes_away_ends_the_dump_and_the_snapshot(spawn_target):

@@ -35,9 +35,10 @@ class Streaming:
     snapshot: int
     read_end: int
 
-    def read_core(self, path: Path) -> Core:
-        """Read the rest of the stream; the engine must end well."""
+    def read_core(self, path: Path, begin: bytes = b"") -> Core:
+        """Read the rest of the stream, of which begin was read already; the engine must end well."""
         with path.open("wb") as file:
+            file.write(begin)
             while piece := os.read(self.read_end, 1 << 20):
                 file.write(piece)
         assert self.engine.wait(ENGINE_SECONDS) == 0, self.errors()

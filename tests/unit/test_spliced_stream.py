@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from corepipe_engine.errors import DumpFailedError, NoSuchProcessError, SinkError
 from corepipe_engine.plan import DumpPlan
-from corepipe_engine.splice import without
+from corepipe_engine.splice import kernel_version, open_pipes, without
 from corepipe_engine.stream import CoreStream, chunks, raise_error
 
 from .model import ALL, BASE, NONE, PAGE, ModelMemory, content, file_of, plan_of, region
@@ -310,6 +310,22 @@ def test_any_plan_is_cut_into_the_same_bytes(seed: int) -> None:
             data[offset : offset + length] = bytes(length)
         pieces.append(bytes(data))
     assert plan.header(b"") + b"".join(pieces) == file_of(plan)
+
+
+@pytest.mark.parametrize(
+    ("release", "version"), [("6.18.44-fc", (6, 18)), ("5.4", (5, 4)), ("5.15.0-91-generic", (5, 15)), ("odd", (0, 0))]
+)
+def test_the_kernels_version_is_read_as_numbers(monkeypatch: pytest.MonkeyPatch, release: str, version) -> None:
+    monkeypatch.setattr("platform.release", lambda: release)
+    assert kernel_version() == version
+
+
+@pytest.mark.parametrize("release", ["5.17.15", "5.9.0", "4.18.0-553.el8"])
+def test_where_a_page_in_a_pipe_may_change_the_snapshot_is_asked_for_none(
+    monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    monkeypatch.setattr("platform.release", lambda: release)
+    assert open_pipes(None, None, -1, 0, None) is None  # type: ignore[arg-type]
 
 
 def test_pages_under_a_hole_are_taken_out() -> None:
