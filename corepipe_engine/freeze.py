@@ -217,7 +217,17 @@ class Freeze:
 
     def thread_states(self) -> list[ThreadState]:
         """Return the state of all threads, in the order of registers(). Errors: as thread_registers."""
-        return [self.state(registers) for registers in self.registers()]
+        return self.states(self.registers())
+
+    def states(self, registers: list[ThreadRegisters]) -> list[ThreadState]:
+        """Return what the core tells of the threads, and give back the memory that their registers were read into.
+
+        The threads may run again by now; registers is empty afterwards.
+        """
+        found = [self.state(one) for one in registers]
+        registers.clear()
+        self._reader = None
+        return found
 
     # stopping ------------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def snapshot(context: Context) -> Iterator[Captured]:
             else:
                 context.notice("the snapshot shares the target's open files until it has been streamed")
             context.phase(Phase.STREAM)
-            states = [freeze.state(thread) for thread in frozen.threads]
+            states = freeze.states(frozen.threads)
             try:
                 captured = _captured(context, task, copy, frozen, states, pipes)
                 try:
