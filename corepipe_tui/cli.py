@@ -7,7 +7,7 @@ import os
 import sys
 
 from corepipe_engine import __version__
-from corepipe_engine.__main__ import parse_pid
+from corepipe_engine.command import parse_pid
 from corepipe_engine.errors import CorepipeError, ExitCode, UsageError
 from corepipe_engine.options import ArgumentParser, add_dump_options, options_from
 

@@ -72,7 +72,7 @@ def test_the_engine_loads_nothing_else_either() -> None:
     ("statement", "unwanted"),
     [
         ("import corepipe_engine", {"asyncio", "json", "argparse", "ctypes", "subprocess", "threading"}),
-        ("import corepipe_engine.__main__", {"asyncio", "json", "subprocess", "ctypes"}),
+        ("import corepipe_engine.command", {"asyncio", "json", "subprocess", "ctypes"}),
         (
             "import corepipe_engine.events, corepipe_engine.errors, corepipe_engine.options",
             {"asyncio", "json", "ctypes"},
@@ -82,6 +82,14 @@ def test_the_engine_loads_nothing_else_either() -> None:
 )
 def test_importing_stays_light(statement: str, unwanted: set[str]) -> None:
     assert not unwanted & set(loaded_by(statement))
+
+
+def test_the_version_is_told_without_the_engine() -> None:
+    """Nor anything of the standard library that a bare Python does not load anyway."""
+    bare = set(loaded_by("import os"))
+    statement = "import corepipe_engine.__main__ as way_in; sys.stdout = sys.stderr; way_in.main(['--version'])"
+    loaded = set(loaded_by(f"{statement}; sys.stdout = sys.__stdout__"))
+    assert loaded - bare == {"corepipe_engine", "corepipe_engine.__main__", "__future__"}
 
 
 def import_graph() -> dict[str, set[str]]:
@@ -104,7 +112,7 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
 def test_a_module_imports_only_from_its_left() -> None:
     """The arrow of the data flow: nothing on it needs what comes later."""
     graph = import_graph()
-    arrow = ["errors", "procfs", "policy", "plan", "freeze", "stream", "report", "dump", "__main__"]
+    arrow = ["errors", "procfs", "policy", "plan", "freeze", "stream", "report", "dump", "command", "__main__"]
     for position, name in enumerate(arrow):
         needed, waiting = set(), [f"corepipe_engine.{name}"]
         while waiting:

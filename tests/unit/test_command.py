@@ -1,4 +1,4 @@
-"""__main__.py, interrupts.py, showplan.py: the command line as a person meets it."""
+"""__main__.py, command.py, interrupts.py, showplan.py: the command line as a person meets it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corepipe_engine import __version__
-from corepipe_engine.__main__ import main, make_parser, parse_pid
+from corepipe_engine.__main__ import main
+from corepipe_engine.command import make_parser, parse_pid
 from corepipe_engine.errors import CorepipeError, ExitCode, InterruptedDumpError, UsageError
 from corepipe_engine.inspection import inspect_process
 from corepipe_engine.interrupts import Interrupts
