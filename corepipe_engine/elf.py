@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+from .records import dataclass
 
 ET_CORE: Final = 4
 EV_CURRENT: Final = 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from .policy import is_hotspot
 from .preconditions import is_copied, is_private_hugetlb
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
+from .records import dataclass, replace
 from .regions import Region, RegionKind
 
 

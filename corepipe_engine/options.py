@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import enum
-from dataclasses import dataclass, field
 
 from .errors import UsageError
 from .policy import Policy, Preset, parse_selectors
+from .records import dataclass, field
 
 
 class ModeChoice(str, enum.Enum):

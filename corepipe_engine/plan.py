@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from .elf import (
@@ -32,6 +31,7 @@ from .elf import (
 )
 from .errors import DumpFailedError
 from .policy import Decision, Extent
+from .records import dataclass
 from .regions import Region
 
 MIN_HOLE: Final = 1 << 17

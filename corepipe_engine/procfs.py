@@ -10,9 +10,9 @@ import os
 import re
 import select
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError
+from .records import dataclass, replace
 from .regions import Region, classify
 
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")

@@ -11,8 +11,9 @@ import os
 import signal
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from .records import dataclass
 
 
 class Request(enum.IntEnum):

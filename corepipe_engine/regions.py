@@ -6,7 +6,8 @@ import enum
 import mmap
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from .records import dataclass, replace
 
 _PAGE = mmap.PAGESIZE
 DELETED_SUFFIX = b" (deleted)"

@@ -20,10 +20,10 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import SinkError, UsageError
+from .records import dataclass
 
 PIPE_BYTES = 1 << 20
 _STDERR_TAIL = 8192

@@ -7,7 +7,6 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from . import ptrace
@@ -30,6 +29,7 @@ from .plan import DumpPlan, check_expressible, make_plan
 from .policy import Decision, is_hotspot
 from .preconditions import inherits_orphans, is_copied, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_maps
+from .records import dataclass
 from .regions import Region, RegionKind, split_at
 from .registers import ThreadRegisters
 from .reporter import format_bytes

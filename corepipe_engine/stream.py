@@ -15,12 +15,12 @@ import signal
 import threading
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from .errors import CorepipeError, DumpFailedError
 from .memory import Buffer, MemoryReader
 from .plan import DumpPlan
+from .records import dataclass, field
 from .sink import write_error
 
 BUFFER_BYTES = 1 << 20

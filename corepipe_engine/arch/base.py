@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..elf import ElfFormat
+from ..records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

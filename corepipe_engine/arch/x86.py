@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import struct
-from dataclasses import dataclass
 
 from ..elf import NoteType
+from ..records import dataclass
 from .base import ThreadState
 from .cpuid import cpuid, xcr0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import pytest
@@ -11,12 +10,13 @@ from corepipe_engine import permissions
 from corepipe_engine.errors import CorepipeError, ExitCode
 from corepipe_engine.permissions import explain_refusal, has_capability, refusal
 from corepipe_engine.procfs import TaskStatus, parse_status
+from corepipe_engine.records import replace
 
 STATUS = parse_status(b"Name:\tserver\nState:\tS (sleeping)\nUid:\t1000\t1000\nVmSize:\t 8 kB\n")
 
 
 def status(**fields: object) -> TaskStatus:
-    return dataclasses.replace(STATUS, **fields)  # type: ignore[arg-type]
+    return replace(STATUS, **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture

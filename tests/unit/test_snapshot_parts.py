@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import itertools
 import os
 import signal
@@ -24,6 +23,7 @@ from corepipe_engine.headroom import cgroups_room, target_memory_limit
 from corepipe_engine.inject import REAP_HELPER, find_room
 from corepipe_engine.preconditions import inherits_orphans, is_copied, memory_need, snapshot_refusal
 from corepipe_engine.procfs import TaskStatus, parse_status
+from corepipe_engine.records import replace
 from corepipe_engine.regions import RegionKind
 
 from .model import PAGE, region
@@ -296,7 +296,7 @@ def refusal(
 
 
 def changed(**fields: object) -> TaskStatus:
-    return dataclasses.replace(STATUS, **fields)  # type: ignore[arg-type]
+    return replace(STATUS, **fields)  # type: ignore[arg-type]
 
 
 def test_nothing_speaks_against_a_plain_process(host: dict[str, object]) -> None:
