@@ -11,7 +11,7 @@ import sys
 
 from . import __version__
 from .errors import CorepipeError, ExitCode, UsageError, in_words
-from .options import ArgumentParser, add_dump_options, options_from
+from .options import ArgumentParser, HelpFormatter, add_dump_options, options_from
 
 _DESCRIPTION = "Stream a core dump of a running process into a pipe; the process stands still as short as can be."
 _EPILOG = """\
@@ -27,13 +27,11 @@ exit status: 0 done; 1 dump failed; 2 usage; 3 not permitted; 4 no such process;
 
 def make_parser() -> ArgumentParser:
     """Return the parser of `corepipe`."""
-    import argparse
-
     parser = ArgumentParser(
         prog="corepipe",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("pid_argument", metavar="PID", nargs="?", help="process to dump")

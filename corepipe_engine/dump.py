@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import select
-import shlex
 import time
-import traceback
 from collections.abc import Callable
 
 from . import __version__
@@ -66,7 +63,10 @@ def run_dump(order: Order, reporter: Reporter, interrupts: Interrupts) -> Report
         told = in_words(error)
         report.exit_code, report.error, report.hint = int(told.exit_code), told.message, told.hint
         if told is not error:
-            report.traceback = traceback.format_exc()
+            with contextlib.suppress(Exception):  # such as an import that fails for want of memory
+                import traceback
+
+                report.traceback = traceback.format_exc()
     report.finished = _now()
     if report.error:
         reporter.emit(Failed(report.error, report.hint, report.exit_code))
@@ -88,7 +88,8 @@ def finish(report: Report, reporter: Reporter, file: ReportFile | None) -> int:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1_000_000:03}+00:00"
 
 
 def _dump(order: Order, reporter: Reporter, interrupts: Interrupts, report: Report) -> ExitCode:
@@ -156,6 +157,8 @@ def _check_sink(sink: Sink, reporter: Reporter) -> None:
 
 
 def _sink_error(sink: Sink, reporter: Reporter, what: str) -> SinkError:
+    import shlex
+
     _hear_out(sink, reporter)
     said = sink.stderr_tail().strip().splitlines()
     reason = f": {said[-1]}" if said else ""

@@ -12,11 +12,9 @@ import fcntl
 import os
 import pwd
 import select
-import shutil
 import signal
 import stat
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Iterator
@@ -172,6 +170,8 @@ class CommandSink:
     """A shell command that reads the stream on its standard input. Errors on start: SinkError, UsageError."""
 
     def __init__(self, command: str, invoker: Invoker | None) -> None:
+        import subprocess
+
         self.command = command
         self.status: int | None = None
         self._tail = b""
@@ -271,6 +271,9 @@ class CommandSink:
 
 def _shell() -> list[str]:
     """Return the shell that runs the command, with the options that make it tell of every stage that fails."""
+    import shutil
+    import subprocess
+
     bash = shutil.which("bash", path=_SHELL_FOLDERS)
     if bash:
         return [bash, "-o", "pipefail"]
@@ -286,6 +289,8 @@ def check_syntax(command: str, shell: str = "/bin/sh") -> None:
         raise UsageError("the pipe command is empty", "--pipe 'zstd > core.zst'")
     if "\0" in command:
         raise UsageError("the pipe command holds a NUL byte")
+    import subprocess
+
     result = subprocess.run(
         [shell, "-n", "-c", command],
         stdin=subprocess.DEVNULL,

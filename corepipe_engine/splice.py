@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import platform
 import re
 import struct
 import time
@@ -155,7 +154,7 @@ def open_pipes(calls: SnapshotCalls, folder: ProcDir, pidfd: int, scratch: int, 
 
 def kernel_version() -> tuple[int, ...]:
     """Return the first two numbers of the kernel's release; (0, 0) if it has none."""
-    match = re.match(r"(\d+)\.(\d+)", platform.release())
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 

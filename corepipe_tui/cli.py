@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
 from corepipe_engine import __version__
 from corepipe_engine.command import parse_pid
 from corepipe_engine.errors import CorepipeError, ExitCode, UsageError
-from corepipe_engine.options import ArgumentParser, add_dump_options, options_from
+from corepipe_engine.options import ArgumentParser, HelpFormatter, add_dump_options, options_from
 
 from .sanitize import clean
 
@@ -32,7 +31,7 @@ def make_parser() -> ArgumentParser:
         prog="corepipe-tui",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--pid", metavar="PID", help="process to dump; without --pipe its regions are shown first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 
 from ..elf import ElfClass, Machine
 from ..errors import DumpFailedError
@@ -21,7 +21,7 @@ def arch_of(elf_class: int, machine: int = 0, host: str | None = None) -> Arch:
 
     Errors: DumpFailedError.
     """
-    host = host or platform.machine()
+    host = host or os.uname().machine
     for arch in ARCHES:
         known_here = arch.name in _HOST_MACHINES.get(host, ())
         if known_here and arch.elf.elf_class == elf_class and machine in (0, arch.machine):

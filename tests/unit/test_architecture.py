@@ -72,12 +72,18 @@ def test_the_engine_loads_nothing_else_either() -> None:
     ("statement", "unwanted"),
     [
         ("import corepipe_engine", {"asyncio", "json", "argparse", "ctypes", "subprocess", "threading"}),
-        ("import corepipe_engine.command", {"asyncio", "json", "subprocess", "ctypes"}),
+        (
+            "import corepipe_engine.command; corepipe_engine.command.make_parser()",
+            {"asyncio", "json", "subprocess", "ctypes", "shutil"},
+        ),
         (
             "import corepipe_engine.events, corepipe_engine.errors, corepipe_engine.options",
             {"asyncio", "json", "ctypes"},
         ),
-        ("import corepipe_engine.dump", {"asyncio", "dataclasses", "inspect"}),
+        (
+            "import corepipe_engine.dump",
+            {"asyncio", "dataclasses", "datetime", "inspect", "platform", "subprocess", "traceback"},
+        ),
     ],
 )
 def test_importing_stays_light(statement: str, unwanted: set[str]) -> None:

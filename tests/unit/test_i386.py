@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -197,7 +198,7 @@ class FakeTask:
 def test_the_machine_is_told_by_the_programs_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elf_class: int, number: int, name: str
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="x86_64"))
     exe = tmp_path / "exe"
     exe.write_bytes(b"\x7fELF" + bytes([elf_class]) + bytes(13) + struct.pack("<H", number))
     assert arch_of_task(FakeTask(exe)).name == name  # type: ignore[arg-type]
@@ -207,7 +208,7 @@ def test_the_machine_is_told_by_the_programs_header(
 
 
 def test_a_program_of_the_x32_abi_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="x86_64"))
     exe = tmp_path / "exe"
     exe.write_bytes(b"\x7fELF\x01" + bytes(13) + struct.pack("<H", 62))
     with pytest.raises(DumpFailedError, match="the x32 ABI"):

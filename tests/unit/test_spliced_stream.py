@@ -12,6 +12,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -316,7 +317,7 @@ def test_any_plan_is_cut_into_the_same_bytes(seed: int) -> None:
     ("release", "version"), [("6.18.44-fc", (6, 18)), ("5.4", (5, 4)), ("5.15.0-91-generic", (5, 15)), ("odd", (0, 0))]
 )
 def test_the_kernels_version_is_read_as_numbers(monkeypatch: pytest.MonkeyPatch, release: str, version) -> None:
-    monkeypatch.setattr("platform.release", lambda: release)
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release=release))
     assert kernel_version() == version
 
 
@@ -324,7 +325,7 @@ def test_the_kernels_version_is_read_as_numbers(monkeypatch: pytest.MonkeyPatch,
 def test_where_a_page_in_a_pipe_may_change_the_snapshot_is_asked_for_none(
     monkeypatch: pytest.MonkeyPatch, release: str
 ) -> None:
-    monkeypatch.setattr("platform.release", lambda: release)
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release=release))
     assert open_pipes(None, None, -1, 0, None) is None  # type: ignore[arg-type]
 
 
