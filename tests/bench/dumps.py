@@ -27,12 +27,16 @@ class Engine:
     folder: Path
     cache: Path
 
+    def environment(self) -> dict[str, str]:
+        """Of a user who is no sudo's, with byte code kept as that of an installed engine is, whatever we are told."""
+        dropped = ("SUDO_", "PYTHONDONTWRITEBYTECODE")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+        return environment | {"PYTHONPATH": str(self.folder), "PYTHONPYCACHEPREFIX": str(self.cache)}
+
     def popen(self, arguments: Sequence[object], **options: Any) -> subprocess.Popen[bytes]:
         """Start corepipe in a session of its own."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SUDO_")}
-        environment |= {"PYTHONPATH": str(self.folder), "PYTHONPYCACHEPREFIX": str(self.cache)}
         words = [sys.executable, "-m", "corepipe_engine", *(str(argument) for argument in arguments)]
-        settings = {"stdin": subprocess.DEVNULL, "env": environment, "cwd": self.folder, **options}
+        settings = {"stdin": subprocess.DEVNULL, "env": self.environment(), "cwd": self.folder, **options}
         return subprocess.Popen(words, start_new_session=True, **settings)
 
 

@@ -21,7 +21,12 @@ CASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("4 TiB reserved, 1,000 pages touched", ("reserved", "4", "1000")),
     ("200,000 touched runs", ("runs", "200000")),
 )
-_STARTS = (("bare interpreter", ("-c", "pass")), ("`corepipe --version`", ("-m", "corepipe_engine", "--version")))
+_STARTS: dict[str, tuple[str, ...]] = {
+    "bare interpreter": ("-c", "pass"),
+    "`corepipe --version`": ("-m", "corepipe_engine", "--version"),
+    "`corepipe --help`": ("-m", "corepipe_engine", "--help"),
+    "a dump of `sleep`": ("-m", "corepipe_engine", "-q", "PID"),
+}
 
 
 @dataclass
@@ -47,10 +52,11 @@ class Planning:
 
 @dataclass
 class Start:
-    """Seconds that a command took from its start to its end."""
+    """Seconds that a command took from its start to its end, and those of processor time."""
 
     command: str
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
 
 
 def measure(engine: Engine, programs: Programs, rounds: Rounds, say: Callable[[str], None]) -> list[Planning]:
@@ -106,15 +112,30 @@ def _sample(pid: int, fork: Callable[[], float], engine: Engine) -> Sample:
 
 
 def measure_start(engine: Engine, rounds: Rounds) -> list[Start]:
-    """How long Python itself, and `corepipe --version`, take."""
-    results = [Start(name) for name, _ in _STARTS]
-    environment = {**os.environ, "PYTHONPATH": str(engine.folder), "PYTHONPYCACHEPREFIX": str(engine.cache)}
-    for _ in range(4 * rounds.count):
-        for result, (_, words) in zip(results, _STARTS, strict=True):
-            begun = time.monotonic()
-            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=environment)
-            result.seconds.append(time.monotonic() - begun)
+    """How long Python itself, and corepipe with next to nothing to do, take."""
+    results = [Start(name) for name in _STARTS]
+    with subprocess.Popen(["sleep", "1000"]) as target:
+        try:
+            for _ in range(4 * rounds.count):
+                for result in results:
+                    words = [str(target.pid) if word == "PID" else word for word in _STARTS[result.command]]
+                    begun = time.monotonic()
+                    options = {"stdout": subprocess.DEVNULL, "env": engine.environment(), "cwd": engine.folder}
+                    process = subprocess.Popen([sys.executable, *words], **options)
+                    result.cpu_seconds.append(_cpu_seconds(process))
+                    result.seconds.append(time.monotonic() - begun)
+        finally:
+            target.kill()
     return results
+
+
+def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Wait for the process and return its processor time. RuntimeError if it failed."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime
 
 
 def of(record: dict[str, Any]) -> Planning:

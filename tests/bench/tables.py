@@ -286,8 +286,11 @@ def _planning_table(results: Sequence[planning.Planning]) -> str:
 def _start_sentence(starts: Sequence[dict[str, Any]]) -> str:
     if not starts:
         return ""
-    words = [f"{start['command']} {_spread(start['seconds'], 1e3)} ms" for start in starts]
-    return f"From start to end: {', '.join(words)}."
+    words = [
+        f"{start['command']} {_spread(start['seconds'], 1e3)} ms, CPU {_spread(start.get('cpu_seconds', []), 1e3)} ms"
+        for start in starts
+    ]
+    return f"From start to end: {'; '.join(words)}."
 
 
 def _stream_goals(results: Sequence[streams.Streams]) -> list[str]:
