@@ -22,6 +22,17 @@ from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
 NOBODY = 65534
+SHARED_FILES = "shares the target's open files"
+UNDER_A_FILTER = """
+import ctypes, os, struct, sys
+allow = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 1, ctypes.addressof(allow)))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.executable, [sys.executable, "-m", "corepipe_engine", *sys.argv[1:]])
+"""
+"""Runs corepipe as a container does: under a seccomp filter (one that allows everything)."""
 
 
 def refused(*arguments: object, status: int, says: str, hint: bool = True, **options: object) -> Outcome:
@@ -191,12 +202,34 @@ def test_a_user_dumps_his_own_process_without_root(build_target, engine_for_ever
         state_mode=0o666,
     ) as target:  # fmt: skip
         # a program that changed its user is not dumpable until it executes another; this one was started by execve
-        result = as_nobody(engine_for_everybody, target.pid, "--mode", mode)
+        result = as_nobody(engine_for_everybody, target.pid, "--mode", mode, "-v")
         assert result.returncode == 0, result.stderr
+        assert SHARED_FILES not in result.stderr
         core = Core(engine_for_everybody / "core")
         assert_well_formed(core)
         assert len(core.thread_ids) == 9
         assert_running(target.pid)
+
+
+def test_the_snapshot_lets_go_of_the_files_of_a_target_although_corepipe_has_a_seccomp_filter(spawn_target):
+    """Under a filter nobody may look into those of others: that the target has none is known all the same."""
+    target = spawn_target("nine", 4096)
+    command = [
+        sys.executable,
+        "-c",
+        UNDER_A_FILTER,
+        str(target.pid),
+        "--mode",
+        "snapshot",
+        "-v",
+        "--pipe",
+        "cat >/dev/null",
+    ]
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment(), cwd=REPOSITORY, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "mode snapshot" in result.stderr
+    assert SHARED_FILES not in result.stderr
+    assert_running(target.pid)
 
 
 @tells_of_both_modes("one's own and not dumpable, without root")
