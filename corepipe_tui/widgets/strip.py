@@ -124,23 +124,28 @@ class AddressStrip(Widget):
         return _WHOLE if share > 0.95 else _OUT if share < 0.02 else _PART
 
     def _legend(self, width: int) -> Strip:
-        """The name of every kind that has room below its cells; over them the marks."""
+        """The marks, and the name of every kind that has room below its cells, beside the marks."""
         base = self.rich_style
-        letters: list[tuple[str, Style]] = [(" ", base)] * width
+        marked = self._marked_cells(width)
+        letters = [(_CURSOR, base + Style(bold=True)) if cell else (" ", base) for cell in marked]
         begin = 0
         while begin < width:
             kind, end = self._cells[begin].kind, begin + 1
             while end < width and self._cells[end].kind == kind:
                 end += 1
-            if end - begin > len(kind):
-                style = self._style(kind)
-                for offset, letter in enumerate(kind):
-                    letters[begin + offset] = (letter, style)
+            for place in range(begin, end - len(kind)):
+                if not any(marked[max(place - 1, 0) : place + len(kind) + 1]):
+                    style = self._style(kind)
+                    letters[place : place + len(kind)] = [(letter, style) for letter in kind]
+                    break
             begin = end
-        total, mark = self._ends[-1], base + Style(bold=True)
+        return Strip([Segment(letter, style) for letter, style in letters], width)
+
+    def _marked_cells(self, width: int) -> list[bool]:
+        total, cells = self._ends[-1], [False] * width
         for run in self._marked:
             if run and run[-1] < len(self._ends):
                 first = (self._ends[run[0] - 1] if run[0] else 0) * width // total
                 last = max((self._ends[run[-1]] * width + total - 1) // total, first + 1)
-                letters[first:last] = [(_CURSOR, mark)] * len(letters[first:last])
-        return Strip([Segment(letter, style) for letter, style in letters], width)
+                cells[first:last] = [True] * len(cells[first:last])
+        return cells
