@@ -210,6 +210,8 @@ class ProcessScreen(CorepipeScreen):
                 name for name in ("swap", "container") if not any(getattr(row, name) for row in message.rows)
             ]
             self._show(to_top=first and not self._listing.cursor)  # who has not moved yet stays at the top
+            if first and self._typed:
+                self._jump(self._typed)  # typed while the process was not there yet
 
     def _show(self, *, to_top: bool = False) -> None:
         words = parse_filter(self._filter)

@@ -66,6 +66,20 @@ async def test_who_has_not_moved_yet_stays_at_the_top_while_the_list_grows(make_
         assert listing(app, "#processes").cursor == 0
 
 
+async def test_a_pid_that_is_typed_while_the_list_grows_is_found_once_it_is_there(make_app):
+    provider = Slow()
+    app = make_app(provider)
+    async with app.run_test(size=SIZE) as pilot:
+        await on_screen(pilot, ProcessScreen)
+        await shows(pilot, "so far")
+        wanted = provider.rows[-1].pid
+        await pilot.press(*str(wanted))
+        provider.sampling.set()
+        provider.describing.set()
+        await until(pilot, "all of them", lambda: len(listing(app, "#processes").rows) == 8)
+        assert listing(app, "#processes").cursor_row[0].pid == wanted
+
+
 async def test_keys_work_while_the_regions_are_read(make_app):
     go = threading.Event()
 
