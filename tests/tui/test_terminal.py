@@ -17,25 +17,39 @@ from ..support import proc
 from ..support.checks import assert_running
 from ..support.cores import Core
 from ..support.engine import assert_nothing_left, end_session, environment, wait_frozen
+from ..support.targets import start_target
 from ..support.waiting import eventually
 from .conftest import TUI
 
 pytestmark = [pytest.mark.live, pytest.mark.needs("tmux")]
-_PROMPT = "#"  # of a shell that root runs
+NOBODY = 65534
+AS_NOBODY = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --bounding-set=-all,+dac_read_search \
+ --inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search"
+"""Runs what follows as a user without rights but one: to find our Python, wherever that lies."""
 
 
 class Terminal:
     """One tmux server with one window, in which a shell waits."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shell: str = "sh", prompt: str = "#") -> None:
         self.folder = folder
         (folder / "tui").write_text(f'#!/bin/sh\nexec {sys.executable} -c {shlex.quote(TUI)} "$@"\n')
         (folder / "tui").chmod(0o755)
         self._socket = f"corepipe-{os.getpid()}-{os.urandom(4).hex()}"
-        values = {**environment(), "TERM": "xterm-256color", "ENV": "", "LC_ALL": "C.UTF-8"}
-        command = ["new-session", "-d", "-x", "120", "-y", "36", "-c", str(folder), "sh"]
+        values = {
+            **environment(),
+            "TERM": "xterm-256color",
+            "ENV": "",
+            "LC_ALL": "C.UTF-8",
+            "XDG_STATE_HOME": f"{folder}/state",
+        }
+        command = ["new-session", "-d", "-x", "120", "-y", "36", "-c", str(folder), shell]
         self._tmux(*command, env=values)
-        self.wait(_PROMPT)
+        try:
+            self.wait(prompt)
+        except AssertionError:
+            self.close()
+            raise
 
     def _tmux(self, *arguments: str, **options: object) -> str:
         command = ["tmux", "-L", self._socket, "-f", "/dev/null", *arguments]
@@ -112,6 +126,48 @@ def test_pick_choose_dump_and_read_the_result(terminal, spawn_target, tmp_path):
     subprocess.run(["zstd", "-qd", f"core.nine.{target.pid}.zst", "-o", "core"], cwd=tmp_path, check=True)
     assert len(Core(tmp_path / "core").thread_ids) == 9
     assert_running(target.pid)
+
+
+def test_a_user_without_rights_dumps_his_own_process_and_is_told_why_not_that_of_another(
+    spawn_target, build_target, open_folder
+):
+    """The whole way without root; what the kernel forbids is said with its rule and the command that leads on."""
+    other = spawn_target("nine", 1 << 20)
+    user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    terminal = Terminal(open_folder, shell=f"{AS_NOBODY} sh", prompt="$")
+    try:
+        with start_target([build_target("nine")], open_folder, signals="default", state_mode=0o666, **user) as own:
+            terminal.run("./tui; echo EXIT $?")
+            terminal.wait("COMMAND")
+            terminal.keys("/")
+            terminal.wait("filter: words")
+            terminal.keys("-l", f"{other.pid} nine")
+            terminal.wait(f"✗ process {other.pid} belongs to another user (uid 0)")
+            assert re.search(r"try: sudo \S", terminal.screen())
+            terminal.keys("Enter")
+            terminal.wait("Regions")
+            terminal.keys("Enter")
+            terminal.wait("cannot be dumped")
+            terminal.keys("/", "C-u")
+            terminal.wait("filter: words")
+            terminal.keys("-l", f"{own.pid} nine")
+            terminal.wait(f"{own.pid} nine  ")
+            terminal.keys("Enter")
+            terminal.wait("Regions")
+            terminal.keys("Enter")
+            terminal.wait("regions · core")
+            terminal.keys("d")
+            seen = terminal.wait("the core is whole")
+            assert "snapshot: the target stands still for one fork" in seen
+            terminal.keys("q")
+            terminal.wait("EXIT 0")
+            kept = open_folder / f"core.nine.{own.pid}.zst"
+            assert (kept.stat().st_uid, kept.stat().st_mode & 0o777) == (NOBODY, 0o600)
+            subprocess.run(["zstd", "-qd", kept.name, "-o", "core"], cwd=open_folder, check=True)
+            assert len(Core(open_folder / "core").thread_ids) == 9
+            assert_running(own.pid)
+    finally:
+        terminal.close()
 
 
 @pytest.mark.parametrize(("pipe", "status"), [("zstd -q > core.zst", 0), ("cat >/dev/null; exit 3", 5)])
