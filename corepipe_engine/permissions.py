@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from .errors import CorepipeError, NoSuchProcessError, NotPermittedError, UsageError
+from .naming import as_root
 from .procfs import ProcDir, TaskStatus, parse_status
 
 _CAP_SYS_PTRACE = 19
@@ -55,7 +56,7 @@ def refusal(pid: int, status: TaskStatus) -> CorepipeError | None:
             f"ps -fp {status.tracer_pid}   # end that debugger or strace first",
         )
     if not can_ptrace_all() and status.uid != os.geteuid():
-        return NotPermittedError(f"process {pid} belongs to another user (uid {status.uid})", f"sudo corepipe {pid}")
+        return NotPermittedError(f"process {pid} belongs to another user (uid {status.uid})", as_root(pid))
     return None
 
 
@@ -68,7 +69,7 @@ def explain_refusal(process: ProcDir, attaching: bool = True) -> NotPermittedErr
     try:
         status = parse_status(process.read("status"))
     except CorepipeError:
-        return NotPermittedError(f"not permitted to trace process {pid}", f"sudo corepipe {pid}")
+        return NotPermittedError(f"not permitted to trace process {pid}", as_root(pid))
     found = refusal(pid, status)
     if isinstance(found, NotPermittedError):
         return found
@@ -82,11 +83,11 @@ def explain_refusal(process: ProcDir, attaching: bool = True) -> NotPermittedErr
         if scope:
             return NotPermittedError(
                 f"Yama forbids tracing process {pid} (kernel.yama.ptrace_scope = {scope})",
-                f"sudo corepipe {pid}   # or: sudo sysctl kernel.yama.ptrace_scope=0",
+                f"{as_root(pid)}   # or: sudo sysctl kernel.yama.ptrace_scope=0",
             )
         return NotPermittedError(
             f"process {pid} is not dumpable (setuid, capabilities, or prctl(PR_SET_DUMPABLE, 0))",
-            f"sudo corepipe {pid}",
+            as_root(pid),
         )
     return NotPermittedError(
         f"the kernel refuses to trace process {pid} although we have CAP_SYS_PTRACE: "

@@ -12,6 +12,7 @@ import select
 from collections.abc import Callable, Iterator
 
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError
+from .naming import as_root
 from .records import dataclass, replace
 from .regions import Region, classify
 
@@ -82,7 +83,7 @@ def translate_error(error: OSError, pid: int, what: str) -> CorepipeError:
         return NoSuchProcessError(f"process {pid} does not exist or ended", "ps -e | less   # find the process")
     if error.errno in (errno.EACCES, errno.EPERM):
         return NotPermittedError(
-            f"not permitted to read {what} of process {pid}", f"sudo corepipe {pid}   # needs root or CAP_SYS_PTRACE"
+            f"not permitted to read {what} of process {pid}", f"{as_root(pid)}   # needs root or CAP_SYS_PTRACE"
         )
     return DumpFailedError(f"cannot read {what} of process {pid}: {error.strerror}")
 

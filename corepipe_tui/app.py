@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,7 +85,7 @@ class CorepipeApp(App[int]):
         self.load_selection = load_selection
         self.outcome: Outcome | None = None
         self.leaving = False
-        caller = sudo_invoker()
+        self._caller = caller = sudo_invoker()
         self.invoker: Invoker | None = None if settings.pipe_as_root else caller
         self.store = Store(caller)
         for theme in THEMES:
@@ -151,9 +150,9 @@ class CorepipeApp(App[int]):
         return DumpRequest(pid, pipe, options, settings.strict, settings.pipe_as_root, settings.report)
 
     @property
-    def as_root(self) -> bool:
-        """True where the same takes sudo on the command line."""
-        return os.geteuid() == 0
+    def by_sudo(self) -> bool:
+        """True where the same takes sudo on the command line: for one who is root already it need not exist."""
+        return self._caller is not None
 
     def action_help(self) -> None:
         """Show the keys of the current screen."""

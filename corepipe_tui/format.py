@@ -42,6 +42,13 @@ def stop(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 
+def step(seconds: float) -> str:
+    """Return the length of a part of a stop, so that the parts add up to it: 0.2 ms, 58 ms."""
+    if seconds < 0.00005:
+        return "<0.1 ms"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.00995 else stop(seconds)
+
+
 def duration(seconds: float) -> str:
     """Return an age in its two largest units: 3d 4h."""
     seconds = int(max(seconds, 0))

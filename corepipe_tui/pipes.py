@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from corepipe_engine.naming import SUDO_PATH, program
 from corepipe_engine.sink import Invoker
 
 from .sanitize import quote, safe_word
@@ -40,8 +41,8 @@ def shell() -> str:
 def suggestions(which: Callable[[str], str | None] = shutil.which) -> list[str]:
     """Return pipe commands that this host can run, the best first."""
     found = []
-    for program, template in _TEMPLATES:
-        if which(program) and (not template.startswith("zstd") or which("zstd")):
+    for tool, template in _TEMPLATES:
+        if which(tool) and (not template.startswith("zstd") or which("zstd")):
             found.append(template)
     return found or ["cat > core.{comm}.{pid}"]
 
@@ -104,9 +105,9 @@ def destination(command: str) -> Destination | None:
     return Destination(path, free, os.path.isfile(path))
 
 
-def corepipe_command(pid: int, pipe: str, arguments: list[str], as_root: bool) -> str:
+def corepipe_command(pid: int, pipe: str, arguments: list[str], by_sudo: bool) -> str:
     """Return the one-line corepipe command that does the same again."""
-    words = ["sudo", "corepipe"] if as_root else ["corepipe"]
+    words = ["sudo", *program(folders=SUDO_PATH)] if by_sudo else [*program()]
     words += [str(pid), "--pipe", pipe, *arguments]
     return " ".join(quote(word) for word in words)
 

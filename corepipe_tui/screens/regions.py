@@ -420,7 +420,7 @@ class RegionsScreen(CorepipeScreen):
             request = self.corepipe.request(
                 self.pid, expand(self._pipe.input.value, self.pid, comm), selection.dump_options()
             )
-            self.copy(corepipe_command(self.pid, request.pipe, request.arguments(), self.corepipe.as_root))
+            self.copy(corepipe_command(self.pid, request.pipe, request.arguments(), self.corepipe.by_sudo))
 
     def palette(self) -> Iterable[tuple[str, str, Callable[[], object]]]:
         """See CorepipeScreen."""

@@ -63,7 +63,7 @@ def facts(outcome: Outcome, pipe: str, expected_bytes: int | None = None) -> lis
         return _part(path)
     lines: list[tuple[str, str]] = []
     if report["stop_seconds"] is not None:
-        steps = ", ".join(f"{name} {fmt.stop(seconds)}" for name, seconds in report["stop_steps"].items())
+        steps = ", ".join(f"{name} {fmt.step(seconds)}" for name, seconds in report["stop_steps"].items())
         lines.append(("stood still", f"{report['stop_seconds']:.3f} s ({steps})"))
     if report["mode"]:
         lines.append(("mode", clean(f"{report['mode']}: {report['mode_why']}")))
@@ -185,7 +185,7 @@ class ResultScreen(CorepipeScreen):
         """Offer the commands."""
         request, exe = self._request, _executable(self._request.pid, self._selection)
         commands = next_commands(request.pipe, exe) if self._outcome.exit_code in _WHOLE and exe else []
-        commands.append(corepipe_command(request.pid, request.pipe, request.arguments(), self.corepipe.as_root))
+        commands.append(corepipe_command(request.pid, request.pipe, request.arguments(), self.corepipe.by_sudo))
         listing = self._commands
         listing.set_rows(commands)
         listing.focus()

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from corepipe_engine.naming import SUDO_PATH, program
 from corepipe_tui.pipes import (
     corepipe_command,
     destination,
@@ -118,9 +119,9 @@ def test_hostile_paths_in_the_next_commands_are_one_word_each(name):
 
 
 def test_the_one_line_command_is_read_back_by_a_shell():
-    line = corepipe_command(7, "zstd | ssh h 'cat > \"c\"'", ["--exclude", "10-20"], as_root=True)
+    line = corepipe_command(7, "zstd | ssh h 'cat > \"c\"'", ["--exclude", "10-20"], by_sudo=True)
     assert shlex.split(line) == [
-        "sudo", "corepipe", "7", "--pipe", "zstd | ssh h 'cat > \"c\"'", "--exclude", "10-20",
+        "sudo", *program(folders=SUDO_PATH), "7", "--pipe", "zstd | ssh h 'cat > \"c\"'", "--exclude", "10-20",
     ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from textual.command import CommandPalette
 
+import corepipe_tui.pipes as pipes_module
 import corepipe_tui.screens.dump as dump_module
 import corepipe_tui.screens.processes as processes_module
 import corepipe_tui.widgets.clock as clock_module
@@ -83,6 +84,7 @@ def _the_same_everywhere(monkeypatch):
     """Host, user, clock, free space, and what is installed."""
     monkeypatch.setattr(processes_module.socket, "gethostname", lambda: "shop-3")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pipes_module, "program", lambda: ("corepipe",))
     monkeypatch.setattr(piperow_module, "suggestions", lambda: _OFFERED)
     monkeypatch.setattr(
         piperow_module, "destination", lambda command: Destination(f"/srv/{command.split()[-1]}", 81 << 30)

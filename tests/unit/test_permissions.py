@@ -8,6 +8,7 @@ import pytest
 
 from corepipe_engine import permissions
 from corepipe_engine.errors import CorepipeError, ExitCode
+from corepipe_engine.naming import as_root
 from corepipe_engine.permissions import explain_refusal, has_capability, refusal
 from corepipe_engine.procfs import TaskStatus, parse_status
 from corepipe_engine.records import replace
@@ -33,7 +34,7 @@ def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"state": "X"}, ExitCode.NO_PROCESS, "has ended", ""),
         ({"kernel_thread": True}, ExitCode.USAGE, "kernel thread", "ps -e"),
         ({"tracer_pid": 99}, ExitCode.NOT_PERMITTED, "traced by process 99", "ps -fp 99"),
-        ({"uid": 0}, ExitCode.NOT_PERMITTED, "another user (uid 0)", "sudo corepipe 7"),
+        ({"uid": 0}, ExitCode.NOT_PERMITTED, "another user (uid 0)", as_root(7)),
     ],
 )
 def test_a_refusal_names_the_reason_and_the_next_step(
@@ -76,8 +77,8 @@ class FakeProcess:
     [
         (3, True, "ptrace_scope = 3", "reboot"),
         (3, False, "ptrace_scope = 3", "reboot"),
-        (1, False, "ptrace_scope = 1", "sudo corepipe 7"),
-        (0, False, "not dumpable", "sudo corepipe 7"),
+        (1, False, "ptrace_scope = 1", as_root(7)),
+        (0, False, "not dumpable", as_root(7)),
         (0, True, "although we have CAP_SYS_PTRACE", "SYS_PTRACE"),
     ],
 )
