@@ -14,8 +14,8 @@ from .widgets.listing import Cell, Column
 
 Row = RegionRow | KindTotal
 _FOLDED, _UNFOLDED = "▸", "▾"
-_BAR = 16
-"""Cells of the bar that shows all of the core."""
+_BAR = 10
+"""Cells of the bar that shows all of the core; with its per cent it has room in 80 columns."""
 _EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 _MARKS = {Extent.NONE: "○", Extent.FIRST_PAGE: "◐", Extent.ALL: "●"}
 

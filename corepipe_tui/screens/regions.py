@@ -47,8 +47,9 @@ class RegionsScreen(CorepipeScreen):
     HELP_TEXT = (
         "● in the core   ◐ its first page only (ELF header), or a part of the kind   ○ left out   - cannot be read\n"
         "* behind a mark: you chose otherwise than the preset.\n"
-        "Placeholders in the pipe command: {pid} {comm} {host} {time}. Up and down in it go through the history\n"
-        "and through what this host has. y copies the range, Y the command that dumps what is chosen now."
+        "Placeholders in the pipe command: {pid} {comm} {host} {time}. Up and down in it go through the history "
+        "and through what this host has.\n"
+        "y copies the range, Y the command that dumps what is chosen now."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "dump", "Dump", id="regions.dump"),
