@@ -93,7 +93,9 @@ def _as_touched(region: Region) -> Region:
 
 def _plan_pieces(context: Context, chosen: CopiedSet) -> DumpPlan:
     return make_plan(
-        list(zip(chosen.pieces, chosen.decisions, chosen.sparse, strict=True)),
+        chosen.pieces,
+        chosen.decisions,
+        chosen.sparse,
         chosen.runs,
         0,
         elf=context.arch.elf,

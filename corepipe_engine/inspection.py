@@ -227,7 +227,7 @@ def touched(task: ProcDir, pieces: Sequence[Region], included: Sequence[bool]) -
 
     Private memory is looked up in the page tables, shared memory in its file.
     """
-    sparse = [has_holes(region) for region in pieces]
+    sparse = [want and has_holes(region) for region, want in zip(pieces, included, strict=True)]
     runs: array[int] = array("Q")
     with open_pagemap(task) as pagemap:
         first = 0
@@ -238,13 +238,11 @@ def touched(task: ProcDir, pieces: Sequence[Region], included: Sequence[bool]) -
                 else None
             )
             if data is not None:
-                before = [hole and want for hole, want in zip(sparse[first:index], included[first:index], strict=True)]
-                runs.extend(pagemap.touched_runs(scan_spans(pieces[first:index], before)))
+                runs.extend(pagemap.touched_runs(scan_spans(pieces[first:index], sparse[first:index])))
                 runs.extend(data)
                 sparse[index] = True
                 first = index + 1
-        rest = [hole and want for hole, want in zip(sparse[first:], included[first:], strict=True)]
-        runs.extend(pagemap.touched_runs(scan_spans(pieces[first:], rest)))
+        runs.extend(pagemap.touched_runs(scan_spans(pieces[first:], sparse[first:])))
     return runs, sparse
 
 
@@ -259,7 +257,9 @@ def lay_out(
     """Return the plan for regions and decisions made elsewhere, with the pages touched now."""
     runs, sparse = touched(task, pieces, [decision.included for decision in decisions])
     return make_plan(
-        list(zip(pieces, decisions, sparse, strict=True)),
+        pieces,
+        decisions,
+        sparse,
         runs,
         notes_bytes,
         elf=arch.elf,

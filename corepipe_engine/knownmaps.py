@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from .mappings import parse_maps
 from .policy import is_hotspot
 from .preconditions import is_copied, is_private_hugetlb
-from .procfs import PAGE_SIZE, ProcDir, parse_maps
+from .procfs import PAGE_SIZE, ProcDir
 from .records import dataclass, replace
 from .regions import Region, RegionKind
 
@@ -63,13 +64,18 @@ def _address_space(process: ProcDir) -> int:
     return int(process.read("statm").split()[0]) * PAGE_SIZE
 
 
-def with_flags(regions: Sequence[Region], before: Sequence[Region]) -> list[Region]:
-    """Return regions of maps with the flags and counts that smaps told of the same mappings a moment before."""
-    known = {region.start: region for region in before}
+def with_flags(regions: Iterable[Region], before: Sequence[Region]) -> list[Region]:
+    """Return regions of maps with the flags and counts that smaps told of the same mappings a moment before.
+
+    Both ascend by address.
+    """
     result = []
+    position = 0
     for region in regions:
-        old = known.get(region.start)
-        if old is not None and (old.perms[3:4], old.inode, old.path) == (
+        while position < len(before) and before[position].start < region.start:
+            position += 1
+        old = before[position] if position < len(before) else region
+        if old.start == region.start and (old.perms[3:4], old.inode, old.path) == (
             region.perms[3:4],
             region.inode,
             region.path,

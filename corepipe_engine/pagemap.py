@@ -24,6 +24,8 @@ _VECTOR_LENGTH = 4096
 _PRESENT, _SWAPPED, _GUARD = 1 << 3, 1 << 4, 1 << 8
 _UNSUPPORTED = (errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 _SLICE_BYTES = 1 << 20
+SMALL = 1 << 20
+"""Bytes of address space without pages that are walked in passing rather than in a call of their own."""
 
 # Of each 8-byte pagemap entry the last byte holds bits 56 to 63: 63 present, 62 swapped, 58 guard page.
 _TOUCHED_BYTE = bytes(1 if byte & 0xC0 and not byte & 0x04 else 0 for byte in range(256))
@@ -31,14 +33,17 @@ _TOUCHED_RUN = re.compile(rb"\x01+")
 
 
 def scan_spans(regions: Iterable[Region], wanted: Iterable[bool]) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) address ranges that hold the wanted regions and none of the others; few, for few calls."""
+    """Yield (start, end) address ranges that hold the wanted regions; few, for few calls.
+
+    The others they hold have no pages, and are small: guard pages, which take turns with what they guard.
+    """
     start = end = -1
     for region, want in zip(regions, wanted, strict=True):
         if want:
             if start < 0:
                 start = region.start
             end = region.end
-        elif start >= 0:
+        elif start >= 0 and (region.rss or region.swap or region.hugetlb or region.size > SMALL):
             yield start, end
             start = -1
     if start >= 0:
@@ -91,6 +96,7 @@ class Pagemap:
         self._pid = process.pid
         self._use_scan = use_scan
         self._guard = _GUARD
+        self._vector = array("Q", bytes(_VECTOR_LENGTH * _PAGE_REGION.size))
         try:
             self._fd = process.open("pagemap")
         except OSError as error:
@@ -128,7 +134,7 @@ class Pagemap:
         self._read(start, end, runs)
 
     def _scan(self, start: int, end: int, runs: array[int]) -> None:
-        vector = array("Q", bytes(_VECTOR_LENGTH * _PAGE_REGION.size))
+        vector = self._vector
         address, _ = vector.buffer_info()
         while start < end:
             argument = bytearray(

@@ -76,7 +76,8 @@ class DumpPlan:
     Segments are columns of equal length (addresses and bytes). A segment has either file_sizes, bytes of its own in the
     file, or zero_sizes, bytes that it takes from the block of zeros, or neither. reads holds pairs (address, bytes),
     ascending: the ranges to read from the target; what lies inside a segment's own bytes and in no such range is sent
-    as zeros.
+    as zeros. In all, in bytes: hole_bytes, the never-touched memory in included regions that is left out; data_bytes,
+    all segments in the file, without the block of zeros; read_bytes, what is to be read from the target.
     """
 
     elf: ElfFormat
@@ -84,7 +85,7 @@ class DumpPlan:
     elf_flags: int
     page_size: int
     notes_bytes: int
-    regions: tuple[PlannedRegion, ...]
+    regions: Sequence[PlannedRegion]
     starts: array[int]
     memory_sizes: array[int]
     file_sizes: array[int]
@@ -93,6 +94,9 @@ class DumpPlan:
     reads: array[int]
     min_hole: int
     reach: int
+    hole_bytes: int
+    data_bytes: int
+    read_bytes: int
 
     @property
     def segments(self) -> int:
@@ -100,26 +104,11 @@ class DumpPlan:
         return len(self.starts)
 
     @property
-    def data_bytes(self) -> int:
-        """Bytes of all segments in the file, without the block of zeros."""
-        return sum(self.file_sizes)
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes to be read from the target."""
-        return sum(self.reads[1::2])
-
-    @property
-    def hole_bytes(self) -> int:
-        """Bytes of never-touched memory in included regions that are left out."""
-        return sum(planned.hole_bytes for planned in self.regions)
-
-    @property
     def total_bytes(self) -> int:
         """Exact size of the core."""
         return core_size(self.elf, self.page_size, self.segments, self.notes_bytes, self.data_bytes, self.hole_bytes)
 
-    def header(self, notes: bytes) -> bytes:
+    def header(self, notes: bytes) -> bytearray:
         """Return everything before the first segment: ELF header, program headers, notes, padding, zeros.
 
         notes must have the planned size: ValueError else.
@@ -130,17 +119,17 @@ class DumpPlan:
         notes_offset = self.elf.ehdr.size + headers * self.elf.phdr.size
         zeros = round_up(notes_offset + self.notes_bytes, self.page_size)
         offset = zeros + zero_block(self.hole_bytes)
-        pieces = [
-            pack_ehdr(self.elf, self.machine, headers, offset + self.data_bytes, self.elf_flags),
-            pack_phdr(self.elf, PT_NOTE, 0, notes_offset, 0, self.notes_bytes, 0, NOTE_ALIGN),
-        ]
+        header = bytearray(pack_ehdr(self.elf, self.machine, headers, offset + self.data_bytes, self.elf_flags))
+        header += pack_phdr(self.elf, PT_NOTE, 0, notes_offset, 0, self.notes_bytes, 0, NOTE_ALIGN)
         padding = bytes(offset - notes_offset - self.notes_bytes)
         columns = self.starts, self.memory_sizes, self.file_sizes, self.zero_sizes, self.flags
         for start, memory, file, zero, flags in zip(*columns, strict=True):
             place, size = (zeros, zero) if zero else (offset, file)
-            pieces.append(pack_phdr(self.elf, PT_LOAD, flags, place, start, size, memory, self.page_size))
+            header += pack_phdr(self.elf, PT_LOAD, flags, place, start, size, memory, self.page_size)
             offset += file
-        return b"".join((*pieces, notes, padding))
+        header += notes
+        header += padding
+        return header
 
     def trailer(self) -> bytes:
         """Return what stands behind the last segment: the section header of PN_XNUM, or nothing."""
@@ -224,6 +213,7 @@ class _Layout:
         self.reach = reach
         self.runs = runs
         self.position = 0
+        self.sizes: dict[int, int] = {}
         self.regions: list[PlannedRegion] = []
         self.starts = array("Q")
         self.memory_sizes = array("Q")
@@ -249,8 +239,9 @@ class _Layout:
             self.reads.extend((region.start, region.size))
         else:
             hole_bytes, zero_bytes = self._sparse(region, flags)
-        file_bytes = sum(self.file_sizes[first_segment:])
         segments = len(self.starts) - first_segment
+        file_bytes = self.file_sizes[-1] if segments == 1 else sum(self.file_sizes[first_segment:])
+        file_bytes = self.sizes.setdefault(file_bytes, file_bytes)  # equal numbers are one object
         self.regions.append(PlannedRegion(region, decision, file_bytes, hole_bytes, zero_bytes, segments))
 
     def _segment(self, start: int, memory: int, file: int, flags: int, zeros: int = 0) -> None:
@@ -314,7 +305,9 @@ def _fitting_reach(holes: Sequence[int], room: int) -> int:
 
 
 def make_plan(
-    decided: Sequence[tuple[Region, Decision, bool]],
+    regions: Sequence[Region],
+    decisions: Sequence[Decision],
+    sparse: Sequence[bool],
     touched_runs: Sequence[int],
     notes_bytes: int,
     *,
@@ -326,8 +319,8 @@ def make_plan(
 ) -> DumpPlan:
     """Return the plan for regions (ascending) with their decisions.
 
-    The third member of each tells that pages of the region which are in no touched run are zeros. touched_runs is a
-    flat sequence start, end, start, end, ... (addresses, ascending). Where holes would push the number of program
+    sparse tells of each whether its pages which are in no touched run are zeros. touched_runs is a flat sequence start,
+    end, start, end, ... (addresses, ascending). Where holes would push the number of program
     headers to PN_XNUM, which jhsdb cannot read, neighbours are joined over ever larger holes. The headers that are left
     make holes read as zeros; with tens of thousands of holes they do not suffice, and all stay p_filesz < p_memsz.
     """
@@ -335,18 +328,20 @@ def make_plan(
 
     def laid_out(reach: int) -> _Layout:
         layout = _Layout(page_size, min_hole, reach, touched_runs)
-        for region, decision, has_holes in decided:
+        for region, decision, has_holes in zip(regions, decisions, sparse, strict=True):
             layout.add(region, decision, has_holes)
         return layout
 
     while True:
         layout = laid_out(0)
-        splits = len(layout.starts) - len(decided)
-        if len(layout.starts) + 1 < PN_XNUM or not splits or len(decided) + 1 >= PN_XNUM or min_hole >= _MAX_MIN_HOLE:
+        splits = len(layout.starts) - len(regions)
+        if len(layout.starts) + 1 < PN_XNUM or not splits or len(regions) + 1 >= PN_XNUM or min_hole >= _MAX_MIN_HOLE:
             break
+        del layout  # there may be many regions: one layout at a time
         min_hole *= 2
     reach = _fitting_reach(layout.holes, min(ZERO_SEGMENTS, PN_XNUM - 2 - len(layout.starts)))
     if layout.holes and reach:
+        del layout
         layout = laid_out(reach)
     return DumpPlan(
         elf=elf,
@@ -354,7 +349,7 @@ def make_plan(
         elf_flags=elf_flags,
         page_size=page_size,
         notes_bytes=notes_bytes,
-        regions=tuple(layout.regions),
+        regions=layout.regions,
         starts=layout.starts,
         memory_sizes=layout.memory_sizes,
         file_sizes=layout.file_sizes,
@@ -363,4 +358,7 @@ def make_plan(
         reads=layout.reads,
         min_hole=min_hole,
         reach=reach,
+        hole_bytes=sum(layout.holes),
+        data_bytes=sum(layout.file_sizes),
+        read_bytes=sum(layout.reads[1::2]),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import enum
 import fnmatch
+import functools
 import mmap
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from .records import dataclass
 from .regions import Region, RegionKind
 
 
-class FilterBit(enum.IntFlag):
+class FilterBit(enum.IntEnum):
     """Bits of /proc/PID/coredump_filter (core(5))."""
 
     ANON_PRIVATE = 1 << 0
@@ -69,6 +70,12 @@ class Decision:
         return self.extent is not Extent.NONE
 
 
+@functools.lru_cache(maxsize=256)
+def _decided(extent: Extent, reason: str) -> Decision:
+    """Return the decision, one object for all regions that it is made of: there may be many."""
+    return Decision(extent, reason)
+
+
 HeaderProbe = Callable[[Region], bool]
 """Tells whether a file mapping's first page is worth keeping: the file is executable, or begins with the ELF magic."""
 
@@ -76,8 +83,8 @@ HeaderProbe = Callable[[Region], bool]
 def _by_bit(bits: int, bit: FilterBit, what: str) -> Decision:
     number = bit.bit_length() - 1
     if bits & bit:
-        return Decision(Extent.ALL, f"{what} (filter bit {number})")
-    return Decision(Extent.NONE, f"{what}: filter bit {number} is off")
+        return _decided(Extent.ALL, f"{what} (filter bit {number})")
+    return _decided(Extent.NONE, f"{what}: filter bit {number} is off")
 
 
 def _why_dontdump(region: Region) -> str:
@@ -94,22 +101,22 @@ def _why_dontdump(region: Region) -> str:
 def decide_as_kernel(region: Region, bits: int, is_elf: HeaderProbe) -> Decision:
     """Return what the kernel would do with the region under that coredump_filter (fs/coredump.c, vma_dump_size)."""
     if region.kind is RegionKind.VDSO:
-        return Decision(Extent.ALL, "vDSO, always dumped")
+        return _decided(Extent.ALL, "vDSO, always dumped")
     if region.kind is RegionKind.VVAR:
         # The kernel writes zeros in its place: not even it can read these pages from outside.
-        return Decision(Extent.NONE, "vvar: only the process itself can read it")
+        return _decided(Extent.NONE, "vvar: only the process itself can read it")
     if region.kind is RegionKind.VSYSCALL:
         if region.perms.startswith("r"):
-            return Decision(Extent.ALL, "vsyscall page, always dumped")
-        return Decision(Extent.NONE, "vsyscall page: execute-only, cannot be read")
+            return _decided(Extent.ALL, "vsyscall page, always dumped")
+        return _decided(Extent.NONE, "vsyscall page: execute-only, cannot be read")
     if "dd" in region.flags:
-        return Decision(Extent.NONE, _why_dontdump(region))
+        return _decided(Extent.NONE, _why_dontdump(region))
     if region.kind is RegionKind.HUGETLB:
         if region.shared:
             return _by_bit(bits, FilterBit.HUGETLB_SHARED, "shared huge pages")
         return _by_bit(bits, FilterBit.HUGETLB_PRIVATE, "private huge pages")
     if "io" in region.flags:
-        return Decision(Extent.NONE, "device memory")
+        return _decided(Extent.NONE, "device memory")
     if region.shared:
         if region.kind is RegionKind.SHMEM and (region.deleted or not region.path.startswith(b"/")):
             return _by_bit(bits, FilterBit.ANON_SHARED, "shared anonymous memory")
@@ -119,16 +126,16 @@ def decide_as_kernel(region: Region, bits: int, is_elf: HeaderProbe) -> Decision
     has_anonymous_pages = region.anonymous + region.swap > 0
     if has_anonymous_pages and bits & FilterBit.ANON_PRIVATE:
         what = "written pages of a private file mapping" if region.file_backed else "private anonymous memory"
-        return Decision(Extent.ALL, f"{what} (filter bit 0)")
+        return _decided(Extent.ALL, f"{what} (filter bit 0)")
     if not region.file_backed:
         if has_anonymous_pages:
-            return Decision(Extent.NONE, "private anonymous memory: filter bit 0 is off")
-        return Decision(Extent.NONE, "never touched")
+            return _decided(Extent.NONE, "private anonymous memory: filter bit 0 is off")
+        return _decided(Extent.NONE, "never touched")
     if bits & FilterBit.MAPPED_PRIVATE:
-        return Decision(Extent.ALL, "private file mapping (filter bit 2)")
+        return _decided(Extent.ALL, "private file mapping (filter bit 2)")
     if bits & FilterBit.ELF_HEADERS and region.offset == 0 and region.perms.startswith("r") and is_elf(region):
-        return Decision(Extent.FIRST_PAGE, "ELF header page (filter bit 4)")
-    return Decision(Extent.NONE, "private file mapping: filter bit 2 is off")
+        return _decided(Extent.FIRST_PAGE, "ELF header page (filter bit 4)")
+    return _decided(Extent.NONE, "private file mapping: filter bit 2 is off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,16 +251,16 @@ class Policy:
         if hotspot and self.filter_bits is None and _is_on_disk(region):
             decision = self._decide_by_preset(region, bits & ~FilterBit.MAPPED_PRIVATE, is_elf, stack_pointers)
             if not decision.included and bits & FilterBit.MAPPED_PRIVATE and self.preset in _PRESETS_BY_FILTER:
-                decision = Decision(Extent.NONE, "unchanged file on disk (filter bit 2 was set by HotSpot itself)")
+                decision = _decided(Extent.NONE, "unchanged file on disk (filter bit 2 was set by HotSpot itself)")
         else:
             decision = self._decide_by_preset(region, bits, is_elf, stack_pointers)
         for include, selector in reversed(self.rules):
             if selector.matches(region):
                 if not include:
-                    return Decision(Extent.NONE, f"--exclude {selector.text}")
+                    return _decided(Extent.NONE, f"--exclude {selector.text}")
                 if region.kind in _UNREADABLE_KINDS:
                     return decision
-                return Decision(Extent.ALL, f"--include {selector.text}")
+                return _decided(Extent.ALL, f"--include {selector.text}")
         return decision
 
     def _decide_by_preset(
@@ -296,7 +303,7 @@ def _is_on_disk(region: Region) -> bool:
 
 def _decide_full(region: Region, bits: int, is_elf: HeaderProbe) -> Decision:
     decision = decide_as_kernel(region, ALL_BITS, is_elf)
-    return Decision(decision.extent, "preset full") if decision.included else decision
+    return _decided(decision.extent, "preset full") if decision.included else decision
 
 
 def _decide_java(region: Region, bits: int, is_elf: HeaderProbe) -> Decision:
@@ -304,7 +311,7 @@ def _decide_java(region: Region, bits: int, is_elf: HeaderProbe) -> Decision:
     wanted = bits | FilterBit.ANON_PRIVATE | FilterBit.ANON_SHARED | FilterBit.ELF_HEADERS
     wanted |= FilterBit.HUGETLB_PRIVATE | FilterBit.HUGETLB_SHARED
     if region.path.endswith(CDS_SUFFIX) and "dd" not in region.flags:
-        return Decision(Extent.ALL, "CDS archive (preset java)")
+        return _decided(Extent.ALL, "CDS archive (preset java)")
     return decide_as_kernel(region, wanted, is_elf)
 
 
@@ -317,11 +324,11 @@ def _decide_stacks(region: Region, is_elf: HeaderProbe, stack_pointers: Sequence
     if not kernel.included:
         return kernel
     if region.kind in (RegionKind.STACK, RegionKind.VDSO, RegionKind.VSYSCALL):
-        return Decision(kernel.extent, "preset stacks")
+        return _decided(kernel.extent, "preset stacks")
     if bisect.bisect_left(stack_pointers, region.start) != bisect.bisect_left(stack_pointers, region.end):
-        return Decision(kernel.extent, "stack of a thread (preset stacks)")
+        return _decided(kernel.extent, "stack of a thread (preset stacks)")
     if region.file_backed or kernel.extent is Extent.FIRST_PAGE:
-        return Decision(kernel.extent, "data of a mapped file (preset stacks)")
+        return _decided(kernel.extent, "data of a mapped file (preset stacks)")
     if region.size <= SMALL_ANONYMOUS:
-        return Decision(kernel.extent, "small anonymous mapping (preset stacks)")
-    return Decision(Extent.NONE, "not a stack (preset stacks)")
+        return _decided(kernel.extent, "small anonymous mapping (preset stacks)")
+    return _decided(Extent.NONE, "not a stack (preset stacks)")

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 from collections.abc import Callable, Iterator
 
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError
+from .mappings import not_understood, parse_maps, parse_smaps
 from .naming import as_root
 from .records import dataclass, replace
-from .regions import Region, classify
+from .regions import Region
 
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _READ_SIZE = 1 << 20
-
-_MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ([!-~]{4,5}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *([^\n]*)")
-_SMAPS_BLOCK = re.compile(
-    rb"^([0-9a-f]+-[0-9a-f]+ [^\n]*)\n((?:[A-Z]\w*: [^\n]*\n)*?)(?:VmFlags:([^\n]*)\n)", re.MULTILINE
-)
-_SMAPS_FIELD = re.compile(
-    rb"^(Rss|Anonymous|Swap|Shared_Clean|Shared_Dirty|Shared_Hugetlb|Private_Hugetlb): +(\d+) kB$", re.MULTILINE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,30 +164,35 @@ class ProcDir:
 
         smaps walks the page tables: some 20 ms a resident GiB. check is called now and then, and may raise.
         """
+        return list(self.each_region(check))
+
+    def each_region(self, check: Callable[[], None] = lambda: None) -> Iterator[Region]:
+        """Yield what regions() returns, one by one: there may be many."""
+        found = False
         try:
             fd = self.open("smaps")
+            try:
+                for region in parse_smaps(_chunks(fd, check)):
+                    found = True
+                    yield self._with_links(region)
+            finally:
+                os.close(fd)
         except OSError as error:
-            if error.errno != errno.ENOENT:
+            if error.errno != errno.ENOENT or found:
                 raise translate_error(error, self.pid, "smaps") from error
-            return parse_maps(self.read("maps"))
-        try:
-            regions = list(parse_smaps(_chunks(fd, check)))
-        except OSError as error:
-            raise translate_error(error, self.pid, "smaps") from error
-        finally:
-            os.close(fd)
-        return self._with_links(regions or parse_maps(self.read("maps")))
+        if not found:
+            for region in parse_maps(self.read("maps")):
+                yield self._with_links(region)
 
-    def _with_links(self, regions: list[Region]) -> list[Region]:
-        """Note how many names the files of shared mappings have, as far as that may be asked (map_files, as root)."""
-        for index, region in enumerate(regions):
-            if region.shared and region.file_backed:
-                try:
-                    found = os.stat(f"map_files/{region.start:x}-{region.end:x}", dir_fd=self.fd)
-                except OSError:
-                    continue
-                regions[index] = replace(region, links=found.st_nlink)
-        return regions
+    def _with_links(self, region: Region) -> Region:
+        """Note how many names the file of a shared mapping has, as far as that may be asked (map_files, as root)."""
+        if not (region.shared and region.file_backed):
+            return region
+        try:
+            found = os.stat(f"map_files/{region.start:x}-{region.end:x}", dir_fd=self.fd)
+        except OSError:
+            return region
+        return replace(region, links=found.st_nlink)
 
 
 class ProcessHandle(ProcDir):
@@ -235,83 +232,10 @@ class ProcessHandle(ProcDir):
             self.pidfd = -1
 
 
-def _not_understood(name: str, text: bytes) -> DumpFailedError:
-    return DumpFailedError(f"cannot understand /proc/PID/{name}: {text[:200]!r}")
-
-
 def _chunks(fd: int, check: Callable[[], None]) -> Iterator[bytes]:
     while chunk := os.read(fd, _READ_SIZE):
         check()
         yield chunk
-
-
-class _Interner:
-    """Parses map lines; equal strings, paths and flag sets become one object, which keeps 65,000 mappings small."""
-
-    def __init__(self) -> None:
-        self._texts: dict[bytes, str] = {}
-        self._paths: dict[bytes, bytes] = {}
-        self._flags: dict[bytes, frozenset[str]] = {}
-
-    def text(self, raw: bytes) -> str:
-        found = self._texts.get(raw)
-        if found is None:
-            found = self._texts[raw] = raw.decode("ascii")
-        return found
-
-    def flags(self, raw: bytes) -> frozenset[str]:
-        found = self._flags.get(raw)
-        if found is None:
-            found = self._flags[raw] = frozenset(raw.decode("ascii", "replace").split())
-        return found
-
-    def region(self, line: bytes, flags: frozenset[str], counts: dict[bytes, int]) -> Region:
-        match = _MAPS_LINE.fullmatch(line)
-        if match is None:
-            raise _not_understood("maps", line)
-        start, end, perms, offset, dev, inode, path = match.groups()
-        path = self._paths.setdefault(path, path)
-        if b"\\012" in path:  # the only byte that the kernel escapes (seq_file_path, "\n")
-            path = path.replace(b"\\012", b"\n")
-        permissions = self.text(perms)
-        inode_number = int(inode)
-        return Region(
-            start=int(start, 16),
-            end=int(end, 16),
-            perms=permissions,
-            offset=int(offset, 16),
-            dev=self.text(dev),
-            inode=inode_number,
-            path=path,
-            kind=classify(permissions, inode_number, path, flags),
-            flags=flags,
-            rss=counts.get(b"Rss", 0),
-            anonymous=counts.get(b"Anonymous", 0),
-            swap=counts.get(b"Swap", 0),
-            hugetlb=counts.get(b"Shared_Hugetlb", 0) + counts.get(b"Private_Hugetlb", 0),
-            mapped_elsewhere=counts.get(b"Shared_Clean", 0) + counts.get(b"Shared_Dirty", 0),
-        )
-
-
-def parse_maps(text: bytes) -> list[Region]:
-    """Return the mappings in /proc/PID/maps, ascending; counts and flags are empty."""
-    interner = _Interner()
-    return [interner.region(line, frozenset(), {}) for line in text.split(b"\n") if line]
-
-
-def parse_smaps(chunks: Iterator[bytes]) -> Iterator[Region]:
-    """Yield the mappings in /proc/PID/smaps, given as successive pieces of the file of any size."""
-    interner = _Interner()
-    rest = b""
-    for chunk in chunks:
-        text = rest + chunk
-        position = 0
-        for match in _SMAPS_BLOCK.finditer(text):
-            line, fields, raw_flags = match.groups()
-            counts = {name: int(value) * 1024 for name, value in _SMAPS_FIELD.findall(fields) if value != b"0"}
-            yield interner.region(line, interner.flags(raw_flags), counts)
-            position = match.end()
-        rest = text[position:]
 
 
 def _status_number(fields: dict[bytes, bytes], name: bytes, base: int = 10) -> int:
@@ -333,7 +257,7 @@ def parse_status(text: bytes) -> TaskStatus:
     try:
         return _task_status(fields)
     except ValueError as error:
-        raise _not_understood("status", text) from error
+        raise not_understood("status", text) from error
 
 
 def _task_status(fields: dict[bytes, bytes]) -> TaskStatus:
@@ -389,7 +313,7 @@ def parse_stat(text: bytes) -> TaskStat:
             start_time_ticks=int(fields[19]),
         )
     except (ValueError, IndexError) as error:
-        raise _not_understood("stat", text) from error
+        raise not_understood("stat", text) from error
 
 
 def parse_auxv(raw: bytes, word_size: int) -> dict[int, int]:
@@ -431,7 +355,7 @@ def map_id(id_map: bytes, outer_id: int) -> int:
         try:
             inner, outer, count = (int(word) for word in line.split())
         except ValueError as error:
-            raise _not_understood("uid_map", id_map) from error
+            raise not_understood("uid_map", id_map) from error
         if outer <= outer_id < outer + count:
             return inner + outer_id - outer
     return 65534

@@ -48,6 +48,8 @@ def format_rate(count: float, seconds: float) -> str:
 
 def printable(text: str) -> str:
     """Return text of foreign origin that can do no harm on a terminal: control characters become escapes."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
     )

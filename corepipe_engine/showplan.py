@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from .inspection import Inspection, inspect_process, open_target
@@ -64,34 +67,38 @@ def show_plan(pid: int, options: DumpOptions, as_json: bool, verbose: bool) -> i
         json.dump({**plan_record(inspection), "notices": unmatched}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        for line in [*_lines(inspection), *unmatched]:
+        for line in itertools.chain(_lines(inspection), unmatched):
             sys.stdout.write(line + "\n")
     sys.stdout.flush()
     return 0
 
 
-def _lines(inspection: Inspection) -> list[str]:
+def _lines(inspection: Inspection) -> Iterator[str]:
     plan = inspection.plan
-    lines = [f"{'ADDRESS RANGE':33} PERM {'KIND':11} {'SIZE':>11} {'IN CORE':>11}  REASON, MAPPING"]
+    sizes = functools.lru_cache(format_bytes)
+    yield f"{'ADDRESS RANGE':33} PERM {'KIND':11} {'SIZE':>11} {'IN CORE':>11}  REASON, MAPPING"
     for planned in plan.regions:
         region = planned.region
         mark = "*" if planned.decision.included else " "
-        path = printable(region.path.decode("utf-8", "backslashreplace")).replace("\n", "\\n").replace("\t", "\\t")
         address = f"{region.start:x}-{region.end:x}"
-        lines.append(
-            f"{mark} {address:31} {region.perms[:4]} {region.kind.value:11} {format_bytes(region.size):>11} "
-            f"{format_bytes(planned.file_bytes):>11}  {planned.decision.reason}{'  ' + path if path else ''}"
+        yield (
+            f"{mark} {address:31} {region.perms[:4]} {region.kind:11} {sizes(region.size):>11} "
+            f"{sizes(planned.file_bytes):>11}  {planned.decision.reason}{_mapped(region.path)}"
         )
     included = sum(planned.decision.included for planned in plan.regions)
-    lines.append("")
-    lines.append(
+    yield ""
+    yield (
         f"{included} of {len(plan.regions)} regions, core {inspection.core_bytes} bytes "
         f"({format_bytes(inspection.core_bytes)}), {format_bytes(plan.hole_bytes)} never touched and left out"
     )
     if error := obstacle(plan):
-        lines += [f"not possible: {error.message}", error.hint]
-    lines += inspection.fallbacks
-    lines.append(
-        f"{inspection.threads} threads, stop about {inspection.stop_seconds * 1000:.0f} ms ({inspection.mode})"
-    )
-    return lines
+        yield f"not possible: {error.message}"
+        yield error.hint
+    yield from inspection.fallbacks
+    yield f"{inspection.threads} threads, stop about {inspection.stop_seconds * 1000:.0f} ms ({inspection.mode})"
+
+
+def _mapped(path: bytes) -> str:
+    if not path:
+        return ""
+    return "  " + printable(path.decode("utf-8", "backslashreplace")).replace("\n", "\\n").replace("\t", "\\t")

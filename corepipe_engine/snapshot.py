@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Final
 
 from . import ptrace
@@ -23,12 +23,13 @@ from .headroom import own_memory_limit
 from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_of
 from .inspection import HeaderProbe, coredump_filter, live_task, touched
 from .knownmaps import KnownMaps
+from .mappings import parse_maps
 from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import Holes
 from .plan import DumpPlan, check_expressible, make_plan
 from .policy import Decision, is_hotspot
 from .preconditions import inherits_orphans, is_copied, snapshot_refusal
-from .procfs import PAGE_SIZE, ProcDir, parse_maps
+from .procfs import PAGE_SIZE, ProcDir
 from .records import dataclass
 from .regions import Region, RegionKind, split_at
 from .registers import ThreadRegisters
@@ -247,11 +248,11 @@ def _plan(
     context: Context, task: ProcDir, copy: SnapshotProcess, frozen: _Frozen, states: Sequence[ThreadState]
 ) -> tuple[DumpPlan, bytes, list[Region]]:
     arch, options, chosen = context.arch, context.options, frozen.chosen
-    seen = {region.start: region for region in copy.folder.regions(context.interrupts.check)}
+    notes = make_notes(context, states, frozen.auxv, frozen.regions)
     special = {piece.start: index for index, piece in enumerate(chosen.pieces)}
-    special_ends = {piece.start: piece.end for piece in chosen.pieces}
-    regions = [region if region.start in special_ends else seen.get(region.start, region) for region in frozen.regions]
-    wiped = [region for region in regions if region.start not in special_ends and "wf" in region.flags]
+    regions = frozen.regions
+    _update(regions, copy.folder.each_region(context.interrupts.check), special)
+    wiped = [region for region in regions if region.start not in special and "wf" in region.flags]
     pieces = split_at(regions, options.policy.boundaries())
     pointers = sorted(arch.stack_pointer(state.general) for state in states)
     target_filter, hotspot = coredump_filter(copy.folder), is_hotspot(regions)
@@ -281,9 +282,10 @@ def _plan(
         sparse += batch[1]
     finally:
         probe.close()
-    notes = make_notes(context, states, frozen.auxv, frozen.regions)
     plan = make_plan(
-        list(zip(pieces, decisions, sparse, strict=True)),
+        pieces,
+        decisions,
+        sparse,
         runs,
         len(notes),
         elf=arch.elf,
@@ -292,6 +294,19 @@ def _plan(
         holes_as_zeros=options.holes is Holes.ZERO,
     )
     return plan, notes, wiped
+
+
+def _update(regions: list[Region], seen: Iterator[Region], special: Container[int]) -> None:
+    """Put regions as the snapshot has them in the place of the target's, except special ones (starts).
+
+    One by one, so that there are never two of each: there may be many.
+    """
+    index = 0
+    for region in seen:
+        while index < len(regions) and regions[index].start < region.start:
+            index += 1
+        if index < len(regions) and regions[index].start == region.start and region.start not in special:
+            regions[index] = region
 
 
 def _touched_between(
@@ -333,7 +348,7 @@ def _reap_frozen(context: Context, freeze: Freeze, task: ProcDir, copy: Snapshot
     arch = context.arch
     injection = injection_of(arch)
     threads = freeze.registers()
-    regions = parse_maps(task.read("maps"))
+    regions = list(parse_maps(task.read("maps")))
     check_gadgets(task, gadgets, injection)
     state = freeze.state(choose_thread(freeze, task, threads, injection))
     leader = next((one for one in threads if one.tid == context.process.pid), None)

@@ -200,7 +200,7 @@ class CoreStream:
     def __init__(
         self,
         plan: DumpPlan,
-        header: bytes,
+        header: bytes | bytearray,
         reader: MemoryReader,
         fd: int,
         command: str = "",
@@ -341,6 +341,7 @@ class CoreStream:
     def _write(self) -> None:
         try:
             self._write_bytes(memoryview(self._header))
+            self._header = b""
             while (item := self._full.get()) is not None:
                 if self._stop.is_set():
                     return

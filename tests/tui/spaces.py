@@ -109,9 +109,10 @@ def _plan(regions: Sequence[Region], decisions: Sequence[Decision], options: Dum
     for item, holes in zip(regions, sparse, strict=True):
         if holes and item.rss:
             runs.extend((item.start, item.start + item.rss))
-    decided = list(zip(regions, decisions, sparse, strict=True))
     return make_plan(
-        decided,
+        regions,
+        decisions,
+        sparse,
         runs,
         notes_bytes=29_432,
         elf=_ARCH.elf,

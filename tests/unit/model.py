@@ -50,8 +50,11 @@ def plan_of(
     holes_as_zeros: bool = False,
 ) -> DumpPlan:
     """make_plan with what these tests do not care for."""
+    members = list(decided)
     return make_plan(
-        list(decided),
+        [region for region, _, _ in members],
+        [decision for _, decision, _ in members],
+        [sparse for _, _, sparse in members],
         array("Q", runs),
         notes_bytes,
         elf=elf,

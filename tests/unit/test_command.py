@@ -217,6 +217,6 @@ def test_the_plan_of_a_process_adds_up() -> None:
     assert record["core_bytes"] == headers + sum(entry["file_bytes"] for entry in record["regions"])
     assert all(entry["reason"] for entry in record["regions"])
     assert all(entry["included"] or not entry["file_bytes"] for entry in record["regions"])
-    lines = _lines(inspection)
+    lines = list(_lines(inspection))
     assert len(lines) == len(record["regions"]) + 4
     assert str(record["core_bytes"]) in lines[-2]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from corepipe_engine import pagemap as pagemap_module
 from corepipe_engine.errors import DumpFailedError, NoSuchProcessError
-from corepipe_engine.pagemap import Pagemap, open_pagemap, scan_spans
+from corepipe_engine.pagemap import SMALL, Pagemap, open_pagemap, scan_spans
 from corepipe_engine.procfs import PAGE_SIZE, ProcDir
 
 from .model import region
@@ -183,12 +183,23 @@ def test_a_pagemap_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
         Pagemap(FakeProcess(loop))  # type: ignore[arg-type]
 
 
-@given(st.lists(st.booleans(), max_size=30))
-def test_spans_hold_every_wanted_region_and_none_of_the_others(wanted: list[bool]) -> None:
-    regions = [region(number * 3 * PAGE_SIZE, 2 * PAGE_SIZE) for number in range(len(wanted))]
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=30))
+def test_spans_hold_every_wanted_region_and_of_the_others_only_small_ones_without_pages(
+    members: list[tuple[bool, int]],
+) -> None:
+    wanted = [want for want, _ in members]
+    pages = {1: {"rss": PAGE_SIZE}, 2: {"swap": PAGE_SIZE}, 3: {"hugetlb": PAGE_SIZE}}
+    step = 3 * SMALL
+    regions = [region(at * step, 2 * PAGE_SIZE, **pages.get(kind, {})) for at, (_, kind) in enumerate(members)]
     spans = list(scan_spans(regions, wanted))
-    for mapped, want in zip(regions, wanted, strict=True):
+    for mapped, want, (_, kind) in zip(regions, wanted, members, strict=True):
         inside = [span for span in spans if span[0] <= mapped.start and mapped.end <= span[1]]
         outside = all(span[1] <= mapped.start or mapped.end <= span[0] for span in spans)
-        assert len(inside) == 1 if want else outside
+        assert len(inside) == 1 if want else outside or not kind
     assert array("Q", [edge for span in spans for edge in span]) == array("Q", sorted({e for s in spans for e in s}))
+
+
+@pytest.mark.parametrize(("size", "spans"), [(SMALL, 1), (SMALL + PAGE_SIZE, 2)])
+def test_guard_pages_cost_no_call_of_their_own_and_reservations_are_not_walked(size: int, spans: int) -> None:
+    regions = [region(0, PAGE_SIZE), region(PAGE_SIZE, size), region(PAGE_SIZE + size, PAGE_SIZE)]
+    assert len(list(scan_spans(regions, [True, False, True]))) == spans

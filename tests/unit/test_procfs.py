@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corepipe_engine.errors import CorepipeError, DumpFailedError, ExitCode, NoSuchProcessError, NotPermittedError
+from corepipe_engine.mappings import parse_maps, parse_smaps
 from corepipe_engine.procfs import (
     ProcDir,
     ProcessHandle,
     map_id,
     mem_available,
     parse_auxv,
-    parse_maps,
-    parse_smaps,
     parse_stat,
     parse_status,
     translate_error,
@@ -175,6 +174,16 @@ def test_equal_names_and_flags_are_one_object() -> None:
     assert first.perms is second.perms
 
 
+def test_neighbours_share_the_address_between_them() -> None:
+    below, above = parse_maps(b"7f0000400000-7f0000500000 rw-p 0 0:0 0\n7f0000500000-7f0000600000 r--p 0 0:0 0\n")
+    assert below.end is above.start
+
+
+def test_mappings_without_the_line_that_ends_them_are_left_to_maps() -> None:
+    """Kernels before 3.8 have no VmFlags; then nothing is known of a mapping but its line."""
+    assert list(parse_smaps(iter([line(b"/bin/a") + b"Rss:  4 kB\n"]))) == []
+
+
 # --- stat and status -----------------------------------------------------------------------------------------------
 
 
@@ -255,7 +264,7 @@ def test_ids_are_told_as_the_target_sees_them() -> None:
 
 _parsers = st.sampled_from(
     [
-        lambda raw: parse_maps(raw),
+        lambda raw: list(parse_maps(raw)),
         lambda raw: list(parse_smaps(iter([raw]))),
         lambda raw: parse_stat(raw),
         lambda raw: parse_status(raw),
