@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from . import ptrace
-from .arch import Gadgets, Injection, SystemCall
+from .arch import CallState, Gadgets, Injection, SystemCall
 from .errors import ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze
-from .inject import ENTRY_SECONDS, REAP_HELPER, StuckError, wait_for
+from .inject import ENTRY_SECONDS, REAP_HELPER, CodeReader, NotBegunError, StuckError, run_to_entry, wait_for
 from .preconditions import SECCOMP_FILTER, thread_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_status
 from .ptrace import WALL
+from .records import replace
 from .registers import ThreadRegisters
 from .seccomp import Action, FilterError, verdict
 
@@ -34,7 +35,6 @@ _LATER_CALLS: Final = {
     SystemCall.VMSPLICE: (1, PAGE_SIZE, 1, 2),
 }
 _RETRIES: Final = 8
-_RESTART_BLOCK: Final = -516
 
 
 def choose_thread(
@@ -44,15 +44,17 @@ def choose_thread(
 
     Not one that is about to get a signal, nor one inside a restartable sequence, which the kernel would forget about.
     Last choice is a sleeper that only the kernel can restart: should we die, it sees one EINTR. Where all threads are
-    about to get a signal, the first is let take it, and its place in threads is brought up to date.
+    about to get a signal, the first is let take it, and its place in threads is brought up to date. What is returned
+    are the registers to go home with.
     """
-    chosen = _best(freeze, task, threads, injection)
+    chosen = _settled(freeze, task, threads, injection)
     if chosen is None and _take_signal(freeze, threads[0].tid):
         threads[0] = freeze.thread_registers(threads[0].tid)
-        chosen = _best(freeze, task, threads, injection)
+        chosen = _settled(freeze, task, threads, injection)
     if chosen is None:
+        reasons = filter(None, (injection.forbidden(dict(thread.sets)) for thread in threads))
         raise ModeUnavailableError(
-            "no thread of the target can be used: all have a signal or a restartable sequence on"
+            next(reasons, "no thread of the target can be used: all have a signal or a restartable sequence on")
         )
     return chosen
 
@@ -78,24 +80,58 @@ def _take_signal(freeze: Freeze, tid: int) -> bool:
     return False
 
 
-def _best(
+def _settled(
     freeze: Freeze, task: ProcDir, threads: Sequence[ThreadRegisters], injection: Injection
 ) -> ThreadRegisters | None:
-    ranked: dict[int, ThreadRegisters] = {}
-    for registers in threads:
-        thread = freeze.threads.get(registers.tid)
-        if thread is None or thread.signal_number:
-            continue
-        if injection.in_system_call(registers.general):
-            rank = 1 if injection.result(registers.general) == _RESTART_BLOCK else 0
-        elif _outside_restartable_sequence(task, registers, injection):
-            rank = 0
-        else:
-            continue
-        if rank == 0:
-            return registers
-        ranked.setdefault(rank, registers)
-    return ranked[min(ranked)] if ranked else None
+    """Return the best of the threads, where its call is to be restarted it is known how; None if there is none."""
+    while True:
+        chosen, state = _best(freeze, task, threads, injection)
+        if chosen is None or state is not CallState.UNCLEAR:
+            return chosen
+        entered = _enter_call(freeze, chosen.tid)
+        if entered is not None:
+            return replace(chosen, general=injection.settled(chosen.general, entered))
+
+
+def _best(
+    freeze: Freeze, task: ProcDir, threads: Sequence[ThreadRegisters], injection: Injection
+) -> tuple[ThreadRegisters | None, CallState]:
+    last: tuple[ThreadRegisters | None, CallState] = None, CallState.OUTSIDE
+    with contextlib.closing(CodeReader(task, injection.system_call_bytes)) as code_at:
+        for registers in threads:
+            thread = freeze.threads.get(registers.tid)
+            if thread is None or thread.signal_number or injection.forbidden(dict(registers.sets)):
+                continue
+            state = injection.call_state(registers.general, code_at)
+            if state is CallState.INSIDE:
+                return registers, state
+            if state is CallState.OUTSIDE:
+                if _outside_restartable_sequence(task, registers, injection):
+                    return registers, state
+            elif last[0] is None:
+                last = registers, state
+    return last
+
+
+def _enter_call(freeze: Freeze, tid: int) -> bytes | None:
+    """Let a thread go as far as the entry of the call that it stands at: there it is known how that is to be restarted.
+
+    Nothing of the call is done there, and if we die it is made. Return the registers; None if a signal comes first.
+    """
+    thread = freeze.threads[tid]
+    try:
+        freeze.moved(tid)
+        if not run_to_entry(thread):
+            return None
+        thread.at_entry = True
+        return ptrace.get_regset(tid, ptrace.NT_PRSTATUS)
+    except NotBegunError as error:
+        raise ModeUnavailableError(f"thread {tid} does not run: its cgroup may be frozen") from error
+    except ProcessLookupError as error:
+        raise NoSuchProcessError(f"process {freeze.process.pid} was killed while it stood still") from error
+    except StuckError as error:
+        freeze.lose(tid)
+        raise ModeUnavailableError(f"thread {tid} does not stop again") from error
 
 
 def _outside_restartable_sequence(task: ProcDir, thread: ThreadRegisters, injection: Injection) -> bool:

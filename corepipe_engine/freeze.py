@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from . import ptrace
 from .arch import Arch, ThreadState
@@ -32,11 +32,15 @@ _GROUP_STOP_SIGNALS = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN,
 
 @dataclass(slots=True)
 class StoppedThread:
-    """A thread in a ptrace stop. signal_number is the signal its stop took, to be handed back; 0 for none."""
+    """A thread in a ptrace stop. signal_number is the signal its stop took, to be handed back; 0 for none.
+
+    at_entry: it has entered a system call, and makes it when it is let run.
+    """
 
     tid: int
     signal_number: int = 0
     group_stopped: bool = False
+    at_entry: bool = False
 
 
 @dataclass(slots=True)
@@ -80,6 +84,31 @@ class ThreadTimes:
     stime_ticks: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    """See arch.StoppedTask."""
+
+    process: ProcessHandle
+    tid: int
+    files: Mapping[tuple[int, str], bytes]
+
+    def set_regset(self, note_type: int, data: bytes) -> None:
+        ptrace.set_regset(self.tid, note_type, data)
+
+    def read(self, name: str) -> bytes:
+        return self.process.read(f"task/{self.tid}/{name}")
+
+    def before(self, name: str) -> bytes:
+        return self.files.get((self.tid, name), b"")
+
+
+def _signal_waits(tid: int) -> bool:
+    """Whether a signal that the thread does not block is queued for it or its process. OSError as ptrace gives it."""
+    blocked = ptrace.get_signal_mask(tid)
+    queued = (*ptrace.pending_signals(tid, shared=False), *ptrace.pending_signals(tid, shared=True))
+    return any(not blocked >> (signal_info.number - 1) & 1 for signal_info in queued)
+
+
 class Freeze:
     """A context manager: inside it every thread of the process is stopped, after it none is.
 
@@ -106,7 +135,8 @@ class Freeze:
         self._attached = False
         self._watchdog = Watchdog(lambda: tuple(self._seized), self._overdue)
         self._times: dict[int, ThreadTimes] = {}
-        self._general: dict[int, bytes] = {}
+        self._files: dict[tuple[int, str], bytes] = {}
+        self._restarts: dict[int, bytes | None] = {}
         self._reader: RegisterReader | None = None
         self._old_mask: set[int] | None = None
         self._in_namespace: bool | None = None
@@ -116,6 +146,9 @@ class Freeze:
         tids = self.process.tids()
         for tid in tids:
             self._read_times(tid)
+            for name in self.arch.files_before:
+                with contextlib.suppress(CorepipeError):
+                    self._files[tid, name] = self.process.read(f"task/{tid}/{name}")
         self._reader = RegisterReader(self.arch, len(tids))
 
     def __enter__(self) -> Freeze:
@@ -338,7 +371,7 @@ class Freeze:
 
     def moved(self, tid: int) -> None:
         """A thread is let run on: what was read of its registers does not hold any more."""
-        self._general.pop(tid, None)
+        self._restarts.pop(tid, None)
 
     def lose(self, tid: int) -> None:
         """A thread that was stopped runs, and not where it was: it is let go by stopping it again, as it is then."""
@@ -385,7 +418,8 @@ class Freeze:
                 f"thread {tid} has {len(general)} bytes of registers where {self.arch.name} has "
                 f"{self.arch.general_size}; it runs code of another machine mode"
             )
-        self._general[tid] = general
+        with contextlib.suppress(OSError, CorepipeError):
+            self._restarts[tid] = self._restarted(tid, general)
         if tid not in self._times:
             self._read_times(tid)
         return registers
@@ -418,19 +452,22 @@ class Freeze:
     # letting go ----------------------------------------------------------------------------------------------------
 
     def _undo_interruption(self, thread: StoppedThread) -> None:
-        """Spare the thread an EINTR that only our stop caused: the kernel restarts the call unless a handler runs."""
+        """Spare the thread an EINTR that only our stop caused: the call is restarted unless a handler runs."""
+        tid = thread.tid
         if thread.signal_number or thread.group_stopped:
             return
-        try:
-            general = self._general.get(thread.tid) or ptrace.get_regset(thread.tid, ptrace.NT_PRSTATUS)
-            if len(general) != self.arch.general_size:
-                return
-            restarted = self.arch.restart_interrupted(general)
-            if restarted is None:
-                return
-            ptrace.set_regset(thread.tid, ptrace.NT_PRSTATUS, restarted)
-        except OSError:
-            return
+        with contextlib.suppress(OSError, CorepipeError):
+            if tid not in self._restarts:
+                self._restarts[tid] = self._restarted(tid, ptrace.get_regset(tid, ptrace.NT_PRSTATUS))
+            restarted = self._restarts[tid]
+            if restarted is not None and (self.arch.restart_yields_to_handlers or not _signal_waits(tid)):
+                ptrace.set_regset(tid, ptrace.NT_PRSTATUS, restarted)
+
+    def _restarted(self, tid: int, general: bytes) -> bytes | None:
+        """Return the registers that undo an interruption, None where there is none. OSError, CorepipeError."""
+        if len(general) != self.arch.general_size:
+            return None
+        return self.arch.restart_interrupted(general, _Stopped(self.process, tid, self._files))
 
     def _detach(self, tid: int, signal_number: int) -> None:
         try:

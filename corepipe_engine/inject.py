@@ -58,7 +58,7 @@ def find_gadgets(task: ProcDir, regions: list[Region], injection: Injection) -> 
     memory, buffer = ProcessMemory(task), Buffer(_SEARCH_BYTES)
     try:
         for region in code:
-            _search(memory, buffer, region, injection.gadget_patterns, found)
+            _search(memory, buffer, region, injection, found)
             if all(found):
                 return Gadgets(*found)
     finally:
@@ -67,9 +67,8 @@ def find_gadgets(task: ProcDir, regions: list[Region], injection: Injection) -> 
     raise ModeUnavailableError("the target's code holds no system call that could be used (no C library)")
 
 
-def _search(
-    memory: ProcessMemory, buffer: Buffer, region: Region, patterns: tuple[tuple[bytes, ...], ...], found: list[int]
-) -> None:
+def _search(memory: ProcessMemory, buffer: Buffer, region: Region, injection: Injection, found: list[int]) -> None:
+    patterns, alignment = injection.gadget_patterns, injection.code_alignment
     longest = max(len(pattern) for alternatives in patterns for pattern in alternatives)
     position = region.start
     while position < region.end and not all(found):
@@ -77,9 +76,12 @@ def _search(
         for index, alternatives in enumerate(patterns):
             for pattern in alternatives:
                 at = data.find(pattern)
+                while at % alignment and at >= 0:
+                    at = data.find(pattern, at + 1)
                 if at >= 0 and not found[index]:
                     found[index] = position + at
-        position += max(len(data) - longest, 1) if len(data) > longest else len(data)
+        step = max(len(data) - longest, 1) if len(data) > longest else len(data)
+        position += max(step // alignment * alignment, alignment)
 
 
 def _read(memory: ProcessMemory, buffer: Buffer, address: int, length: int) -> bytes:
@@ -87,6 +89,30 @@ def _read(memory: ProcessMemory, buffer: Buffer, address: int, length: int) -> b
 
     memory.read(array("Q", (address, length)), buffer, array("Q", (0, length)))
     return bytes(buffer.view[:length])
+
+
+class CodeReader:
+    """Reads instructions of a stopped thread: called with an address it returns bytes, none where there is no code."""
+
+    def __init__(self, task: ProcDir, size: int) -> None:
+        self._task = task
+        self._size = size
+        self._fd = -1
+
+    def __call__(self, address: int) -> bytes:
+        """Return the instruction at the address."""
+        try:
+            if self._fd < 0:
+                self._fd = self._task.open("mem")
+            return os.pread(self._fd, self._size, address)
+        except (OSError, OverflowError):
+            return b""
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def check_gadgets(task: ProcDir, gadgets: Gadgets, injection: Injection) -> None:
@@ -181,6 +207,8 @@ class Injector:
         except OSError as error:
             self._close()
             raise ModeUnavailableError("the target's main stack cannot be written to") from error
+        if self._freeze.threads[self.tid].at_entry:
+            self._leave_call()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -207,6 +235,20 @@ class Injector:
             os.close(self._mem_fd)
             self._mem_fd = -1
 
+    def _leave_call(self) -> None:
+        """Let the thread, which has just entered a call of its own, make one that does nothing instead."""
+        thread = self._freeze.threads[self.tid]
+        try:
+            with self._running():
+                for note_type, data in self.injection.instead(self._state, self.gadgets, self.net.home_stack):
+                    ptrace.set_regset(self.tid, note_type, data)
+                ptrace.set_signal_mask(self.tid, ALL_SIGNALS)
+                thread.at_entry = False
+                run_to_exit(thread, entered=True)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+
     def home(self) -> None:
         """Set the thread back to where it was. Its signal mask goes first: from then on the net is not needed.
 
@@ -217,7 +259,8 @@ class Injector:
         self._away = False
         try:
             ptrace.set_signal_mask(self.tid, self._state.signals_blocked)
-            ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, self._state.general)
+            for note_type, data in self.injection.way_home(self._state):
+                ptrace.set_regset(self.tid, note_type, data)
         except OSError:
             self._lost = True
             self._freeze.lose(self.tid)
@@ -239,13 +282,19 @@ class Injector:
         registers = self.injection.registers_for(
             self._state.general, self.gadgets, call, arguments, self.net.home_stack
         )
-        try:
-            self._away = True
+        with self._running():
             ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, registers)
             # from here on the net holds: it gives back the mask that is set next
             ptrace.set_signal_mask(self.tid, mask)
             run_to_exit(self._freeze.threads[self.tid], on_clone, on_signal)
             return self.injection.result(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS))
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """For the time of a call the thread is away from home. Errors: see call."""
+        self._away = True
+        try:
+            yield
         except ProcessLookupError as error:
             raise NoSuchProcessError(f"process {self._freeze.process.pid} was killed while it stood still") from error
         except NotBegunError as error:
@@ -288,17 +337,36 @@ def sigchld_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
+def run_to_entry(thread: StoppedThread) -> bool:
+    """Let a stopped thread run on to the entry stop of the call that it stands at; False if a signal comes first.
+
+    The signal is kept for the detach. Errors: NotBegunError, StuckError, ProcessLookupError.
+    """
+    while True:
+        ptrace.resume_to_system_call(thread.tid)
+        status = _wait_for_entry(thread.tid)
+        if not os.WIFSTOPPED(status):
+            raise ProcessLookupError(thread.tid)
+        if status >> 16:
+            continue
+        if os.WSTOPSIG(status) == ptrace.SYSCALL_STOP:
+            return True
+        thread.signal_number = os.WSTOPSIG(status)
+        return False
+
+
 def run_to_exit(
     thread: StoppedThread,
     on_clone: Callable[[int], None] = lambda tid: None,
     on_signal: Callable[[], int | None] = lambda: None,
+    entered: bool = False,
 ) -> None:
-    """Let a stopped thread run through one system call, from before its entry to its exit stop.
+    """Let a stopped thread run through one system call, from before its entry (or from there) to its exit stop.
 
     A signal that is about to be delivered on the way is kept for the detach where on_signal returns None; else what it
     returns takes the signal's place at once, 0 for no signal. Errors: NotBegunError, StuckError, ProcessLookupError.
     """
-    seen = answer = 0
+    seen, answer = int(entered), 0
     while seen < 2:
         ptrace.resume_to_system_call(thread.tid, answer)
         answer = 0

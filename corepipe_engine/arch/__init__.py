@@ -6,14 +6,13 @@ import os
 
 from ..elf import ElfClass, Machine
 from ..errors import DumpFailedError
-from .base import Arch, Gadgets, Injection, Regset, SafetyNet, SystemCall, ThreadState
+from .aarch64 import AArch64
+from .base import Arch, CallState, Gadgets, Injection, Regset, SafetyNet, StoppedTask, SystemCall, ThreadState
 from .i386 import I386
 from .x86_64 import X86_64
 
-ARCHES: tuple[Arch, ...] = (X86_64(), I386())
+ARCHES: tuple[Arch, ...] = (X86_64(), I386(), AArch64())
 """All machines; a new one is a module beside this one and a name in this tuple."""
-
-_HOST_MACHINES = {"x86_64": ("x86_64", "i386"), "amd64": ("x86_64", "i386"), "aarch64": ("aarch64",)}
 
 
 def arch_of(elf_class: int, machine: int = 0, host: str | None = None) -> Arch:
@@ -23,8 +22,7 @@ def arch_of(elf_class: int, machine: int = 0, host: str | None = None) -> Arch:
     """
     host = host or os.uname().machine
     for arch in ARCHES:
-        known_here = arch.name in _HOST_MACHINES.get(host, ())
-        if known_here and arch.elf.elf_class == elf_class and machine in (0, arch.machine):
+        if host in arch.hosts and arch.elf.elf_class == elf_class and machine in (0, arch.machine):
             return arch
     bits = 32 if elf_class == ElfClass.ELF32 else 64
     known = ", ".join(arch.name for arch in ARCHES)
@@ -35,10 +33,12 @@ def arch_of(elf_class: int, machine: int = 0, host: str | None = None) -> Arch:
 __all__ = [
     "ARCHES",
     "Arch",
+    "CallState",
     "Gadgets",
     "Injection",
     "Regset",
     "SafetyNet",
+    "StoppedTask",
     "SystemCall",
     "ThreadState",
     "arch_of",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..elf import ElfFormat
 from ..records import dataclass
+
+RegisterBytes = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,32 @@ class ThreadState:
     signals_blocked: int = 0
     utime_ticks: int = 0
     stime_ticks: int = 0
+
+
+class StoppedTask(Protocol):
+    """A stopped thread, for what its register sets alone do not tell."""
+
+    def set_regset(self, note_type: int, data: bytes) -> None:
+        """Write a register set. OSError as ptrace gives it."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file of its /proc folder. Errors: CorepipeError."""
+
+    def before(self, name: str) -> bytes:
+        """Return one of the files that the machine wanted read before the stop, b"" if it could not be."""
+
+
+class CallState(enum.Enum):
+    """What a stopped thread was doing, as to the system call that it was stopped in, if any."""
+
+    OUTSIDE = enum.auto()
+    """Running code of its own."""
+    INSIDE = enum.auto()
+    """In a call; its registers say all that it takes to go on."""
+    KERNEL_RESTARTS = enum.auto()
+    """In a call that the kernel restarts from what it alone remembers: a signal frame turns it into EINTR."""
+    UNCLEAR = enum.auto()
+    """One of the last two, or about to make the call: which of them, the registers tell at the entry of the call."""
 
 
 class SystemCall(enum.Enum):
@@ -91,6 +119,10 @@ class Injection(Protocol):
         """Machine code to search for: of the system call gadget, of the sigreturn gadget; alternatives each."""
 
     @property
+    def code_alignment(self) -> int:
+        """Bytes that the address of an instruction is a multiple of."""
+
+    @property
     def system_call_bytes(self) -> int:
         """Length of the instruction at the start of the system call gadget; filters see the address behind it."""
 
@@ -111,8 +143,30 @@ class Injection(Protocol):
     def instruction_pointer(self, general: bytes) -> int:
         """Return where the thread is."""
 
-    def in_system_call(self, general: bytes) -> bool:
-        """Return whether the thread was stopped inside a system call."""
+    def call_state(self, general: bytes, code_at: Callable[[int], bytes]) -> CallState:
+        """Return what the thread was doing. code_at: address -> the instruction there, b"" if it cannot be read."""
+
+    def forbidden(self, sets: Mapping[int, RegisterBytes]) -> str:
+        """Return in a line why no call can be run in a thread with these register sets, empty if one can.
+
+        sets: note type -> bytes.
+        """
+
+    def settled(self, found: bytes, entered: bytes) -> bytes:
+        """Return registers that start a call as the kernel would; general registers before it and in its entry stop."""
+
+    def instead(self, thread: ThreadState, gadgets: Gadgets, stack: int) -> tuple[tuple[int, bytes], ...]:
+        """Return register sets that make a call that has just been entered a wait4 that fails, and return by stack.
+
+        To be written in this order; were only the first, the entered call would be made, and its result lost. This and
+        settled are for machines with UNCLEAR threads alone.
+        """
+
+    def way_home(self, thread: ThreadState) -> tuple[tuple[int, bytes], ...]:
+        """Return the register sets (note type, bytes) to be set after injected calls, in this order.
+
+        With the last of them the thread is where it was; before, the net leads there.
+        """
 
     def net_bytes(self, thread: ThreadState) -> int:
         """Return an upper bound for the size of the net's image."""
@@ -127,6 +181,10 @@ class Arch(Protocol):
     @property
     def name(self) -> str:
         """Name as uname -m gives it for a native program."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Machines (uname -m) that run its programs."""
 
     @property
     def machine(self) -> int:
@@ -165,12 +223,20 @@ class Arch(Protocol):
     def injection(self) -> Injection | None:
         """How to run a system call in a target, None where that is not known: no snapshot there."""
 
-    def restart_interrupted(self, general: bytes) -> bytes | None:
+    def restart_interrupted(self, general: bytes, task: StoppedTask) -> bytes | None:
         """Return registers that run an interrupted system call again, None where there is nothing to undo.
 
         For calls that fail with EINTR when a debugger stops the thread, though no signal came (signal(7),
         "Interruption of system calls and library functions by stop signals").
         """
+
+    @property
+    def files_before(self) -> tuple[str, ...]:
+        """Files of each thread's /proc folder that restart_interrupted wants as they were before the stop."""
+
+    @property
+    def restart_yields_to_handlers(self) -> bool:
+        """Whether a thread that is restarted so sees EINTR all the same if a handler runs first."""
 
     def process_notes(self, general_thread: ThreadState) -> tuple[tuple[bytes, int, bytes], ...]:
         """Return the notes after the last thread: (owner, type, descriptor)."""

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..elf import ELF32, ElfFormat, Machine, NoteType
-from .base import Gadgets, Injection, Regset, SafetyNet, SystemCall, ThreadState
+from .base import (
+    CallState,
+    Gadgets,
+    Injection,
+    RegisterBytes,
+    Regset,
+    SafetyNet,
+    StoppedTask,
+    SystemCall,
+    ThreadState,
+)
 from .x86 import (
     ERESTARTNOHAND,
     FXSAVE_BYTES,
@@ -74,6 +84,7 @@ class I386:
     """32-bit programs on x86-64."""
 
     name = "i386"
+    hosts = ("x86_64", "amd64")
     machine = Machine.I386
     elf: ElfFormat = ELF32
     prpsinfo = struct.Struct("<BBBbIHHiiii16s80s")
@@ -85,6 +96,8 @@ class I386:
         Regset(b"LINUX", NoteType.I386_TLS, required=False),
     )
     injection: Injection | None = None  # set below
+    files_before: tuple[str, ...] = ()
+    restart_yields_to_handlers = True
 
     def expected_regset_size(self, regset: Regset) -> int:
         """FSAVE and FXSAVE image, XSAVE image as CPUID tells, three struct user_desc."""
@@ -114,7 +127,7 @@ class I386:
         value: int = _REGISTERS.unpack(general)[_ESP]
         return value
 
-    def restart_interrupted(self, general: bytes) -> bytes | None:
+    def restart_interrupted(self, general: bytes, task: StoppedTask) -> bytes | None:
         """-ERESTARTNOHAND in place of -EINTR: the kernel restarts the call, or lets a handler that runs see EINTR."""
         if general[4 * _EAX : 4 * _EAX + 4] != _EINTR_BYTES:  # most threads: asked of all of them inside the stop
             return None
@@ -210,6 +223,7 @@ class _I386Injection:
         ),
         (bytes.fromhex("b8ad000000cd80"),),  # mov eax, 173; int 0x80
     )
+    code_alignment = 1
     system_call_bytes = SYSCALL_BYTES
 
     def number(self, call: SystemCall) -> int:
@@ -248,10 +262,25 @@ class _I386Injection:
         value: int = _REGISTERS.unpack(general)[_EIP]
         return value
 
-    def in_system_call(self, general: bytes) -> bool:
-        """ORIG_EAX holds a number."""
-        value: int = _REGISTERS.unpack(general)[_ORIG_EAX]
-        return not value >> 31
+    def call_state(self, general: bytes, code_at: Callable[[int], bytes]) -> CallState:
+        """ORIG_EAX holds a number in a call."""
+        return _PLACES.call_state(_REGISTERS.unpack(general))
+
+    def forbidden(self, sets: Mapping[int, RegisterBytes]) -> str:
+        """Nothing in the registers forbids it."""
+        return ""
+
+    def settled(self, found: bytes, entered: bytes) -> bytes:
+        """No thread is unclear here."""
+        raise NotImplementedError
+
+    def instead(self, thread: ThreadState, gadgets: Gadgets, stack: int) -> tuple[tuple[int, bytes], ...]:
+        """No thread is unclear here."""
+        raise NotImplementedError
+
+    def way_home(self, thread: ThreadState) -> tuple[tuple[int, bytes], ...]:
+        """The general registers: a call leaves all others alone."""
+        return ((NoteType.PRSTATUS, thread.general),)
 
     def net_bytes(self, thread: ThreadState) -> int:
         """Three frames and the FPU state, aligned."""

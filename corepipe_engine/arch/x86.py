@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Sequence
 
 from ..elf import NoteType
 from ..records import dataclass
-from .base import ThreadState
+from .base import CallState, ThreadState
 from .cpuid import cpuid, xcr0
 
 FXSAVE_BYTES = 512
@@ -41,6 +42,13 @@ class CallPlaces:
     pointer: int
     bits: int
     restart_call: int
+
+    def call_state(self, registers: Sequence[int]) -> CallState:
+        """See Injection.call_state."""
+        if registers[self.number] >> (self.bits - 1):
+            return CallState.OUTSIDE
+        restarts = (1 << self.bits) - registers[self.result] == ERESTART_RESTARTBLOCK
+        return CallState.KERNEL_RESTARTS if restarts else CallState.INSIDE
 
     def restarted(self, registers: list[int]) -> list[int]:
         """Return registers that restart an interrupted system call by themselves, as the kernel would have done."""

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..elf import ELF64, ElfFormat, Machine, NoteType
-from .base import Gadgets, Injection, Regset, SafetyNet, SystemCall, ThreadState
+from .base import (
+    CallState,
+    Gadgets,
+    Injection,
+    RegisterBytes,
+    Regset,
+    SafetyNet,
+    StoppedTask,
+    SystemCall,
+    ThreadState,
+)
 from .x86 import (
     ERESTARTNOHAND,
     FXSAVE_BYTES,
@@ -60,6 +70,7 @@ class X86_64:  # noqa: N801 - the name of the machine
     """64-bit programs on x86-64."""
 
     name = "x86_64"
+    hosts = ("x86_64", "amd64")
     machine = Machine.X86_64
     elf: ElfFormat = ELF64
     prpsinfo = struct.Struct("<BBBb4xQIIiiii16s80s")
@@ -90,8 +101,10 @@ class X86_64:  # noqa: N801 - the name of the machine
         return value
 
     injection: Injection | None = None  # set below
+    files_before: tuple[str, ...] = ()
+    restart_yields_to_handlers = True
 
-    def restart_interrupted(self, general: bytes) -> bytes | None:
+    def restart_interrupted(self, general: bytes, task: StoppedTask) -> bytes | None:
         """-ERESTARTNOHAND in place of -EINTR: the kernel restarts the call, or lets a handler that runs see EINTR."""
         if general[8 * _RAX : 8 * _RAX + 8] != _EINTR_BYTES:  # most threads: asked of all of them inside the stop
             return None
@@ -158,6 +171,7 @@ class _X8664Injection:
             bytes.fromhex("b80f0000000f05"),  # mov eax, 15; syscall
         ),
     )
+    code_alignment = 1
     system_call_bytes = SYSCALL_BYTES
 
     def number(self, call: SystemCall) -> int:
@@ -195,10 +209,25 @@ class _X8664Injection:
         value: int = _REGISTERS.unpack(general)[_RIP]
         return value
 
-    def in_system_call(self, general: bytes) -> bool:
-        """ORIG_RAX holds a number."""
-        value: int = _REGISTERS.unpack(general)[_ORIG_RAX]
-        return not value >> 63
+    def call_state(self, general: bytes, code_at: Callable[[int], bytes]) -> CallState:
+        """ORIG_RAX holds a number in a call."""
+        return _PLACES.call_state(_REGISTERS.unpack(general))
+
+    def forbidden(self, sets: Mapping[int, RegisterBytes]) -> str:
+        """Nothing in the registers forbids it."""
+        return ""
+
+    def settled(self, found: bytes, entered: bytes) -> bytes:
+        """No thread is unclear here."""
+        raise NotImplementedError
+
+    def instead(self, thread: ThreadState, gadgets: Gadgets, stack: int) -> tuple[tuple[int, bytes], ...]:
+        """No thread is unclear here."""
+        raise NotImplementedError
+
+    def way_home(self, thread: ThreadState) -> tuple[tuple[int, bytes], ...]:
+        """The general registers: a call leaves all others alone."""
+        return ((NoteType.PRSTATUS, thread.general),)
 
     def net_bytes(self, thread: ThreadState) -> int:
         """Three frames and one XSAVE image, aligned."""

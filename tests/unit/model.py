@@ -118,3 +118,13 @@ def file_of(plan: DumpPlan, chunk_bytes: int = 1 << 20) -> bytes:
         buffer.close()
     pieces.append(plan.trailer())
     return b"".join(pieces)
+
+
+class Unasked:
+    """A stopped thread (arch.StoppedTask) that nothing may be asked of."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"asked for {name}")
+
+
+UNASKED = Unasked()

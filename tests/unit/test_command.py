@@ -161,8 +161,14 @@ def test_every_error_has_an_exit_status_of_the_table(error: type[CorepipeError])
 
 @pytest.fixture
 def interrupts() -> Iterator[Interrupts]:
-    with Interrupts() as caught:
-        yield caught
+    numbers = (signal.SIGINT, signal.SIGQUIT)  # a shell's background job ignores them
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    try:
+        with Interrupts() as caught:
+            yield caught
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

@@ -24,7 +24,7 @@ from corepipe_engine.notes import FileMapping, ProcessIdentity, build_notes, fil
 from corepipe_engine.plan import check_expressible, obstacle
 from corepipe_engine.procfs import cut_auxv
 
-from .model import ALL, NONE, PAGE, plan_of, region
+from .model import ALL, NONE, PAGE, UNASKED, plan_of, region
 
 WORD = (1 << 32) - 1
 ALL_SIGNALS = (1 << 64) - 1
@@ -372,6 +372,6 @@ def test_results_are_signed(eax: int, result: int) -> None:
 )
 def test_calls_that_our_stop_made_fail_are_made_again(number: int, first: int, restarted: bool) -> None:
     general = registers(eax=-4, orig_eax=number, ebx=first)
-    found = ARCH.restart_interrupted(general)
+    found = ARCH.restart_interrupted(general, UNASKED)
     assert found == (registers(eax=-514, orig_eax=number, ebx=first) if restarted else None)
-    assert ARCH.restart_interrupted(registers(eax=-5, orig_eax=number, ebx=first)) is None
+    assert ARCH.restart_interrupted(registers(eax=-5, orig_eax=number, ebx=first), UNASKED) is None

@@ -29,7 +29,7 @@ from corepipe_engine.notes import (
 )
 from corepipe_engine.regions import RegionKind
 
-from .model import BASE, PAGE, plan_of, region
+from .model import BASE, PAGE, UNASKED, plan_of, region
 
 ARCH = X86_64()
 FPREGSET, XSTATE = ARCH.regsets
@@ -231,7 +231,7 @@ def test_an_interrupted_call_that_did_nothing_is_made_again_unless_a_handler_run
     """-ERESTARTNOHAND, for the kernel to act on: the instruction pointer stays behind the call."""
     registers = list(range(100, 127))
     registers[10], registers[15], registers[16] = (1 << 64) - 4, 232, 0x5000  # rax -EINTR, orig_rax epoll_wait, rip
-    restarted = ARCH.restart_interrupted(struct.pack("<27Q", *registers))
+    restarted = ARCH.restart_interrupted(struct.pack("<27Q", *registers), UNASKED)
     assert restarted is not None
     registers[10] = (1 << 64) - 514
     assert restarted == struct.pack("<27Q", *registers)
@@ -243,7 +243,7 @@ def test_an_interrupted_call_that_did_nothing_is_made_again_unless_a_handler_run
 def test_other_registers_are_left_alone(rax: int, call: int) -> None:
     registers = list(range(100, 127))
     registers[10], registers[15] = rax, call
-    assert ARCH.restart_interrupted(struct.pack("<27Q", *registers)) is None
+    assert ARCH.restart_interrupted(struct.pack("<27Q", *registers), UNASKED) is None
 
 
 def test_the_stack_pointer_is_rsp() -> None:
