@@ -24,6 +24,7 @@ from .reporter import Reporter
 
 if TYPE_CHECKING:
     from .splice import PagePipes
+    from .tags import TagReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Captured:
     for a running target or without --max-stop. shared_live: ranges (address, bytes) that are read
     while the target runs. check: raises when the source of the memory is gone; to be asked while streaming and after.
     changed: returns, after the stream, further ranges that others may have changed before they were read. pipes: a way
-    for most of the memory that needs no reading.
+    for most of the memory that needs no reading. tags: where the tags that the plan has are read.
     """
 
     plan: DumpPlan
@@ -46,6 +47,7 @@ class Captured:
     check: Callable[[], None] = field(default=lambda: None)
     changed: Callable[[], tuple[tuple[int, int], ...]] = field(default=lambda: ())
     pipes: PagePipes | None = None
+    tags: TagReader | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,9 +185,8 @@ def _stream(context: Context, captured: Captured, sink: Sink, sha256: bool) -> S
     """
     plan = captured.plan
     digest = _new_sha256() if sha256 else None
-    stream = CoreStream(
-        plan, plan.header(captured.notes), captured.reader, sink.fd, sink.command, captured.pipes, digest
-    )
+    header = plan.header(captured.notes)
+    stream = CoreStream(plan, header, captured.reader, sink.fd, sink.command, captured.pipes, digest, captured.tags)
     watch = _Watch(context, captured, sink, stream)
     begun = time.monotonic()
     stream.start()

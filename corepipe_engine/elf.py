@@ -108,6 +108,18 @@ ELF32: Final = ElfFormat(
 _NHDR: Final = struct.Struct("<III")
 
 
+@dataclass(frozen=True, slots=True)
+class TagFormat:
+    """How a core holds the tags of memory whose mapping has that VmFlag: in segments of their own.
+
+    memory_per_byte: bytes of memory whose tags take one byte in the core.
+    """
+
+    vm_flag: str
+    segment_type: int
+    memory_per_byte: int
+
+
 def round_up(value: int, alignment: int) -> int:
     """Return the smallest multiple of alignment that is not below value."""
     return (value + alignment - 1) // alignment * alignment

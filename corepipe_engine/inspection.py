@@ -266,6 +266,7 @@ def lay_out(
         machine=arch.machine,
         page_size=PAGE_SIZE,
         holes_as_zeros=holes is Holes.ZERO,
+        tags=arch.tags,
     )
 
 

@@ -26,6 +26,7 @@ from .records import dataclass
 from .regions import copied_on_write
 from .reporter import format_bytes
 from .snapshot import snapshot
+from .tags import KeptTags, tags_of
 
 _GROWTH_BYTES: Final = 4 << 20
 
@@ -48,7 +49,8 @@ def direct(context: Context) -> Iterator[Captured]:
         memory.unreadable += unserved(plan)
         try:
             context.phase(Phase.STREAM)
-            yield Captured(plan, notes, threads, memory, deadline=freeze.deadline, check=freeze.check_alive)
+            tags = tags_of(plan, next(iter(freeze.threads)), context.arch)
+            yield Captured(plan, notes, threads, memory, freeze.deadline, check=freeze.check_alive, tags=tags)
         finally:
             freeze.clock.step("stream")
             freeze.release()
@@ -79,13 +81,15 @@ def buffer(context: Context) -> Iterator[Captured]:
                 store = new_buffer(plan.read_bytes)
             context.phase(Phase.COPY)
             unreadable = copy_ranges(context, freeze, task, plan.reads, store, _copied_on_write(plan))
+            source = tags_of(plan, next(iter(freeze.threads)), context.arch)
+            tags = KeptTags(plan, source) if source is not None else None
             freeze.clock.step("copy")
         memory = CopiedMemory(plan.reads, store)
         memory.unreadable = sorted([*unreadable, *unserved(plan)])
         store = None  # the reader's from here on: a stream that is broken off may be in the middle of a read
         context.phase(Phase.STREAM)
         try:
-            yield Captured(plan, notes, threads, memory)
+            yield Captured(plan, notes, threads, memory, tags=tags)
         finally:
             memory.close()
     finally:

@@ -24,6 +24,7 @@ from .elf import (
     PT_NOTE,
     ElfFormat,
     SegmentFlag,
+    TagFormat,
     pack_ehdr,
     pack_extended_count,
     pack_phdr,
@@ -31,7 +32,7 @@ from .elf import (
 )
 from .errors import DumpFailedError
 from .policy import Decision, Extent
-from .records import dataclass
+from .records import dataclass, field, replace
 from .regions import Region
 
 MIN_HOLE: Final = 1 << 17
@@ -58,7 +59,7 @@ class PlannedRegion:
     """A region with its decision and what it costs.
 
     file_bytes: what it adds to the core (hole_bytes of it are left out, zero_bytes are sent as zeros without being
-    read); segments: program headers it takes.
+    read); segments: program headers it takes. tag_bytes and tag_segments come on top of both.
     """
 
     region: Region
@@ -67,6 +68,8 @@ class PlannedRegion:
     hole_bytes: int
     zero_bytes: int
     segments: int
+    tag_bytes: int = 0
+    tag_segments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,9 @@ class DumpPlan:
     Segments are columns of equal length (addresses and bytes). A segment has either file_sizes, bytes of its own in the
     file, or zero_sizes, bytes that it takes from the block of zeros, or neither. reads holds pairs (address, bytes),
     ascending: the ranges to read from the target; what lies inside a segment's own bytes and in no such range is sent
-    as zeros. In all, in bytes: hole_bytes, the never-touched memory in included regions that is left out; data_bytes,
-    all segments in the file, without the block of zeros; read_bytes, what is to be read from the target.
+    as zeros. tagged holds pairs (address, bytes), ascending: the memory whose tags are in the core, as tags tells. In
+    all, in bytes: hole_bytes, the never-touched memory in included regions that is left out; data_bytes, all segments
+    in the file, without the block of zeros; read_bytes, what is to be read from the target.
     """
 
     elf: ElfFormat
@@ -97,6 +101,8 @@ class DumpPlan:
     hole_bytes: int
     data_bytes: int
     read_bytes: int
+    tags: TagFormat | None = None
+    tagged: array[int] = field(default_factory=lambda: array("Q"))
 
     @property
     def segments(self) -> int:
@@ -104,9 +110,20 @@ class DumpPlan:
         return len(self.starts)
 
     @property
+    def tag_bytes(self) -> int:
+        """Bytes of memory tags in the file; they follow the segments."""
+        return sum(self.tagged[1::2]) // self.tags.memory_per_byte if self.tags is not None else 0
+
+    @property
+    def headers(self) -> int:
+        """Number of program headers: notes, segments, tags."""
+        return 1 + self.segments + len(self.tagged) // 2
+
+    @property
     def total_bytes(self) -> int:
         """Exact size of the core."""
-        return core_size(self.elf, self.page_size, self.segments, self.notes_bytes, self.data_bytes, self.hole_bytes)
+        data_bytes = self.data_bytes + self.tag_bytes
+        return core_size(self.elf, self.page_size, self.headers - 1, self.notes_bytes, data_bytes, self.hole_bytes)
 
     def header(self, notes: bytes) -> bytearray:
         """Return everything before the first segment: ELF header, program headers, notes, padding, zeros.
@@ -115,11 +132,12 @@ class DumpPlan:
         """
         if len(notes) != self.notes_bytes:
             raise ValueError(f"notes of {len(notes)} bytes where {self.notes_bytes} were planned")
-        headers = self.segments + 1
+        headers = self.headers
         notes_offset = self.elf.ehdr.size + headers * self.elf.phdr.size
         zeros = round_up(notes_offset + self.notes_bytes, self.page_size)
         offset = zeros + zero_block(self.hole_bytes)
-        header = bytearray(pack_ehdr(self.elf, self.machine, headers, offset + self.data_bytes, self.elf_flags))
+        end = offset + self.data_bytes + self.tag_bytes
+        header = bytearray(pack_ehdr(self.elf, self.machine, headers, end, self.elf_flags))
         header += pack_phdr(self.elf, PT_NOTE, 0, notes_offset, 0, self.notes_bytes, 0, NOTE_ALIGN)
         padding = bytes(offset - notes_offset - self.notes_bytes)
         columns = self.starts, self.memory_sizes, self.file_sizes, self.zero_sizes, self.flags
@@ -127,14 +145,18 @@ class DumpPlan:
             place, size = (zeros, zero) if zero else (offset, file)
             header += pack_phdr(self.elf, PT_LOAD, flags, place, start, size, memory, self.page_size)
             offset += file
+        if self.tags is not None:
+            for start, memory in zip(self.tagged[::2], self.tagged[1::2], strict=True):
+                size = memory // self.tags.memory_per_byte
+                header += pack_phdr(self.elf, self.tags.segment_type, 0, offset, start, size, memory, 0)
+                offset += size
         header += notes
         header += padding
         return header
 
     def trailer(self) -> bytes:
-        """Return what stands behind the last segment: the section header of PN_XNUM, or nothing."""
-        headers = self.segments + 1
-        return pack_extended_count(self.elf, headers) if headers >= PN_XNUM else b""
+        """Return what stands at the end: the section header of PN_XNUM, or nothing."""
+        return pack_extended_count(self.elf, self.headers) if self.headers >= PN_XNUM else b""
 
 
 def obstacle(plan: DumpPlan) -> DumpFailedError | None:
@@ -188,7 +210,7 @@ def unserved(plan: DumpPlan) -> list[tuple[int, int]]:
 def core_size(
     elf: ElfFormat, page_size: int, segments: int, notes_bytes: int, data_bytes: int, hole_bytes: int = 0
 ) -> int:
-    """Return the size in bytes of a core with that many PT_LOADs, and bytes of notes, segment data and holes."""
+    """Return the size in bytes of a core with that many segments, and bytes of notes, segment data and holes."""
     headers = segments + 1
     before = round_up(elf.ehdr.size + headers * elf.phdr.size + notes_bytes, page_size) + zero_block(hole_bytes)
     return before + data_bytes + (elf.shdr.size if headers >= PN_XNUM else 0)
@@ -207,8 +229,10 @@ def segment_flags(perms: str) -> int:
 class _Layout:
     """Collects segments and reads, region by region."""
 
-    def __init__(self, page_size: int, min_hole: int, reach: int, runs: Sequence[int]) -> None:
+    def __init__(self, page_size: int, min_hole: int, reach: int, runs: Sequence[int], tags: TagFormat | None) -> None:
         self.page_size = page_size
+        self.tags = tags
+        self.tagged = array("Q")
         self.min_hole = min_hole
         self.reach = reach
         self.runs = runs
@@ -242,7 +266,19 @@ class _Layout:
         segments = len(self.starts) - first_segment
         file_bytes = self.file_sizes[-1] if segments == 1 else sum(self.file_sizes[first_segment:])
         file_bytes = self.sizes.setdefault(file_bytes, file_bytes)  # equal numbers are one object
-        self.regions.append(PlannedRegion(region, decision, file_bytes, hole_bytes, zero_bytes, segments))
+        planned = PlannedRegion(region, decision, file_bytes, hole_bytes, zero_bytes, segments)
+        if self.tags is not None and file_bytes and self.tags.vm_flag in region.flags:
+            planned = self._with_tags(planned, self.tags, first_segment)
+        self.regions.append(planned)
+
+    def _with_tags(self, planned: PlannedRegion, tags: TagFormat, first_segment: int) -> PlannedRegion:
+        """Note the tags of the segments from the first-th on."""
+        before = len(self.tagged)
+        for start, size in zip(self.starts[first_segment:], self.file_sizes[first_segment:], strict=True):
+            if size:
+                self.tagged.extend((start, size))
+        count = (len(self.tagged) - before) // 2
+        return replace(planned, tag_bytes=planned.file_bytes // tags.memory_per_byte, tag_segments=count)
 
     def _segment(self, start: int, memory: int, file: int, flags: int, zeros: int = 0) -> None:
         self.starts.append(start)
@@ -316,8 +352,9 @@ def make_plan(
     page_size: int,
     elf_flags: int = 0,
     holes_as_zeros: bool = False,
+    tags: TagFormat | None = None,
 ) -> DumpPlan:
-    """Return the plan for regions (ascending) with their decisions.
+    """Return the plan for regions (ascending) with their decisions. tags: of a machine that has them.
 
     sparse tells of each whether its pages which are in no touched run are zeros. touched_runs is a flat sequence start,
     end, start, end, ... (addresses, ascending). Where holes would push the number of program
@@ -327,19 +364,20 @@ def make_plan(
     min_hole = _MAX_MIN_HOLE if holes_as_zeros else MIN_HOLE
 
     def laid_out(reach: int) -> _Layout:
-        layout = _Layout(page_size, min_hole, reach, touched_runs)
+        layout = _Layout(page_size, min_hole, reach, touched_runs, tags)
         for region, decision, has_holes in zip(regions, decisions, sparse, strict=True):
             layout.add(region, decision, has_holes)
         return layout
 
     while True:
         layout = laid_out(0)
+        headers = 1 + len(layout.starts) + len(layout.tagged) // 2
         splits = len(layout.starts) - len(regions)
-        if len(layout.starts) + 1 < PN_XNUM or not splits or len(regions) + 1 >= PN_XNUM or min_hole >= _MAX_MIN_HOLE:
+        if headers < PN_XNUM or not splits or len(regions) + 1 >= PN_XNUM or min_hole >= _MAX_MIN_HOLE:
             break
         del layout  # there may be many regions: one layout at a time
         min_hole *= 2
-    reach = _fitting_reach(layout.holes, min(ZERO_SEGMENTS, PN_XNUM - 2 - len(layout.starts)))
+    reach = _fitting_reach(layout.holes, min(ZERO_SEGMENTS, PN_XNUM - 1 - headers))
     if layout.holes and reach:
         del layout
         layout = laid_out(reach)
@@ -361,4 +399,6 @@ def make_plan(
         hole_bytes=sum(layout.holes),
         data_bytes=sum(layout.file_sizes),
         read_bytes=sum(layout.reads[1::2]),
+        tags=tags,
+        tagged=layout.tagged,
     )

@@ -34,6 +34,7 @@ class Request(enum.IntEnum):
     GETSIGMASK = 0x420A
     SETSIGMASK = 0x420B
     SECCOMP_GET_FILTER = 0x420C
+    PEEKMTETAGS = 33
     GET_RSEQ_CONFIGURATION = 0x420F
 
 
@@ -236,6 +237,17 @@ def has_pending_signal(tid: int, shared: bool) -> bool:
     _peek_arguments.offset, _peek_arguments.count = 0, 1
     _peek_arguments.flags = PEEKSIGINFO_SHARED if shared else 0
     return call(_PEEKSIGINFO, tid, _peek_address, _buffer_address) > 0
+
+
+def peek_tags(tid: int, address: int, count: int) -> bytes:
+    """PTRACE_PEEKMTETAGS: return the tags of granules from the address on, a byte each; fewer where they end.
+
+    OSError: EOPNOTSUPP or EIO where there are none.
+    """
+    tags = ctypes.create_string_buffer(count)
+    _iovec.base, _iovec.length = ctypes.addressof(tags), count
+    call(Request.PEEKMTETAGS, tid, address, _iovec_address)
+    return tags.raw[: _iovec.length]
 
 
 def event_message(tid: int) -> int:

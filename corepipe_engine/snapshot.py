@@ -35,6 +35,7 @@ from .regions import Region, RegionKind, split_at
 from .registers import ThreadRegisters
 from .reporter import format_bytes
 from .splice import PagePipes, without
+from .tags import tags_of
 
 _COPY_HEADROOM: Final = 64 << 20
 _SMALL_COPY: Final = 4 << 20
@@ -203,6 +204,7 @@ def _captured(
         check=copy.check,
         changed=lambda: _changed_files(plan, copy.folder, frozen.wall_clock_ns),
         pipes=pipes,
+        tags=tags_of(plan, copy.pid, context.arch),
     )
 
 
@@ -292,6 +294,7 @@ def _plan(
         machine=arch.machine,
         page_size=PAGE_SIZE,
         holes_as_zeros=options.holes is Holes.ZERO,
+        tags=arch.tags,
     )
     return plan, notes, wiped
 

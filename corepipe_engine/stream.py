@@ -8,21 +8,24 @@ from __future__ import annotations
 import bisect
 import contextlib
 import errno
+import functools
 import os
 import queue
 import select
 import signal
 import threading
 from array import array
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 from .errors import CorepipeError, DumpFailedError
 from .memory import Buffer, MemoryReader
 from .plan import DumpPlan
 from .records import dataclass, field
 from .sink import write_error
+from .tags import TagReader, pieces
 
+T = TypeVar("T")
 BUFFER_BYTES = 1 << 20
 BUFFERS = 4
 _NOTHING: array[int] = array("Q")
@@ -206,6 +209,7 @@ class CoreStream:
         command: str = "",
         pipes: Pipes | None = None,
         digest: Digest | None = None,
+        tags: TagReader | None = None,
     ) -> None:
         self.written = self.spliced = 0
         self.done = False
@@ -218,12 +222,13 @@ class CoreStream:
         self._buffers = [Buffer(BUFFER_BYTES) for _ in range(BUFFERS)]
         self._pipes = pipes if digest is None else None  # what is to be counted in must come by
         self._digest = digest
+        self._tags = tags
         self._can_splice = True
         self._free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[tuple[Buffer | int, int] | None] = queue.SimpleQueue()
         self._empty: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._wanted: queue.SimpleQueue[tuple[int, array[int]]] = queue.SimpleQueue()
-        self._filled: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._stop = threading.Event()
         self.wake_fd, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for buffer in self._buffers:
@@ -248,7 +253,7 @@ class CoreStream:
         self._free.put(None)
         self._full.put(None)
         self._empty.put(None)
-        self._filled.put(None)
+        self._answers.put(None)
 
     def serve(self) -> bool:
         """Do what the stream asks of the caller's thread, once wake_fd is readable; False if that is nothing."""
@@ -256,15 +261,23 @@ class CoreStream:
             while os.read(self.wake_fd, 64):
                 pass
         try:
-            slot, ranges = self._wanted.get_nowait()
+            wanted = self._wanted.get_nowait()
         except queue.Empty:
             return False
-        assert self._pipes is not None
         try:
-            self._filled.put(self._pipes.fill(slot, ranges))
+            self._answers.put(wanted())
         except BaseException as error:
-            self._filled.put(error)
+            self._answers.put(error)
         return True
+
+    def _ask(self, what: Callable[[], T]) -> T | None:
+        """Have something done by the thread that traces; None when the stream is cancelled."""
+        self._wanted.put(what)
+        self._wake()
+        answer = self._answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return cast("T | None", answer)
 
     def close(self, seconds: float = 0.0) -> bool:
         """End the threads; False when one is stuck and keeps its buffers until this process ends."""
@@ -314,10 +327,23 @@ class CoreStream:
                 if chunk.ranges:
                     self._reader.read(chunk.ranges, buffer, chunk.places)
                 self._full.put((buffer, chunk.length))
+            self._read_tags()
         except BaseException as error:
             self._fail(error)
         finally:
             self._full.put(None)
+
+    def _read_tags(self) -> None:
+        tags = self._tags
+        if tags is None:
+            return
+        for address, length in pieces(self._plan.tagged):
+            data = self._ask(functools.partial(tags.read, address, length))
+            buffer = self._free.get()
+            if data is None or buffer is None or self._stop.is_set():
+                return
+            buffer.view[: len(data)] = data
+            self._full.put((buffer, len(data)))
 
     def _send_pages(self, chunk: Chunk) -> int:
         """Have a chunk put into a pipe by the thread that may; return how many bytes went that way."""
@@ -327,11 +353,7 @@ class CoreStream:
         slot = self._empty.get()
         if slot is None or self._stop.is_set():
             return 0
-        self._wanted.put((slot, chunk.ranges))
-        self._wake()
-        sent = self._filled.get()
-        if isinstance(sent, BaseException):
-            raise sent
+        sent = self._ask(functools.partial(pipes.fill, slot, chunk.ranges))
         if not sent:
             self._empty.put(slot)
             return 0

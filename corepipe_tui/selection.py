@@ -208,7 +208,8 @@ def _row(index: int, planned: PlannedRegion, whole: PlannedRegion) -> RegionRow:
 
 
 def _cost(planned: PlannedRegion) -> Cost:
-    return Cost(planned.file_bytes, planned.segments, planned.file_bytes - planned.zero_bytes, planned.hole_bytes)
+    bytes_in_file, segments = planned.file_bytes + planned.tag_bytes, planned.segments + planned.tag_segments
+    return Cost(bytes_in_file, segments, planned.file_bytes - planned.zero_bytes, planned.hole_bytes)
 
 
 def load_selection(pid: int, options: DumpOptions) -> Selection:

@@ -16,7 +16,7 @@ import functools
 import struct
 from collections.abc import Callable, Mapping
 
-from ..elf import ELF64, ElfFormat, Machine, NoteType
+from ..elf import ELF64, ElfFormat, Machine, NoteType, TagFormat
 from .base import (
     CallState,
     Gadgets,
@@ -60,6 +60,9 @@ class _Note(enum.IntEnum):
     GCS = 0x410
 
 
+_PT_AARCH64_MEMTAG_MTE = 0x70000002
+_GRANULE_BYTES = 16
+_UPPER_NIBBLE = bytes((byte << 4) & 0xFF for byte in range(256))
 _NO_CALL = struct.pack("<i", -1)
 _FPSIMD_BYTES = 528
 _VECTOR_HEADER = struct.Struct("<IIHHHH")  # struct user_sve_header: size, max_size, vl, max_vl, flags, reserved
@@ -131,6 +134,7 @@ class AArch64:
     injection: Injection | None = None  # set below
     files_before = ("syscall",)
     restart_yields_to_handlers = False
+    tags: TagFormat | None = TagFormat("mt", _PT_AARCH64_MEMTAG_MTE, 2 * _GRANULE_BYTES)
 
     def expected_regset_size(self, regset: Regset) -> int:
         """By what the auxiliary vector tells of the machine; a thread that was stopped while it used SVE has more."""
@@ -184,6 +188,11 @@ class AArch64:
         registers[0] = before[1]
         registers[_PC] -= _CALL_BYTES
         return _REGISTERS.pack(*registers)
+
+    def pack_tags(self, tags: bytes) -> bytes:
+        """Two tags of 4 bits to a byte, the lower one first."""
+        both = int.from_bytes(tags[::2], "little") | int.from_bytes(tags[1::2].translate(_UPPER_NIBBLE), "little")
+        return both.to_bytes(len(tags) // 2, "little")
 
     def process_notes(self, general_thread: ThreadState) -> tuple[tuple[bytes, int, bytes], ...]:
         """None."""

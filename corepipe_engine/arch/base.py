@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ..elf import ElfFormat
+from ..elf import ElfFormat, TagFormat
 from ..records import dataclass
 
 RegisterBytes = bytes | memoryview
@@ -218,6 +218,13 @@ class Arch(Protocol):
 
     def stack_pointer(self, general: bytes) -> int:
         """Return the stack pointer in a general register set."""
+
+    @property
+    def tags(self) -> TagFormat | None:
+        """How a core holds memory tags, None where there are none."""
+
+    def pack_tags(self, tags: bytes) -> bytes:
+        """Return tags as a core holds them; PTRACE_PEEKMTETAGS gives one byte each. Only with `tags`."""
 
     @property
     def injection(self) -> Injection | None:

@@ -11,7 +11,7 @@ import errno
 import struct
 from collections.abc import Callable, Mapping
 
-from ..elf import ELF32, ElfFormat, Machine, NoteType
+from ..elf import ELF32, ElfFormat, Machine, NoteType, TagFormat
 from .base import (
     CallState,
     Gadgets,
@@ -97,6 +97,7 @@ class I386:
     )
     injection: Injection | None = None  # set below
     files_before: tuple[str, ...] = ()
+    tags: TagFormat | None = None
     restart_yields_to_handlers = True
 
     def expected_regset_size(self, regset: Regset) -> int:
@@ -126,6 +127,10 @@ class I386:
         """ESP."""
         value: int = _REGISTERS.unpack(general)[_ESP]
         return value
+
+    def pack_tags(self, tags: bytes) -> bytes:
+        """Memory has no tags here."""
+        raise NotImplementedError
 
     def restart_interrupted(self, general: bytes, task: StoppedTask) -> bytes | None:
         """-ERESTARTNOHAND in place of -EINTR: the kernel restarts the call, or lets a handler that runs see EINTR."""

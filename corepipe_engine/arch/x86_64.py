@@ -9,7 +9,7 @@ import errno
 import struct
 from collections.abc import Callable, Mapping
 
-from ..elf import ELF64, ElfFormat, Machine, NoteType
+from ..elf import ELF64, ElfFormat, Machine, NoteType, TagFormat
 from .base import (
     CallState,
     Gadgets,
@@ -102,7 +102,12 @@ class X86_64:  # noqa: N801 - the name of the machine
 
     injection: Injection | None = None  # set below
     files_before: tuple[str, ...] = ()
+    tags: TagFormat | None = None
     restart_yields_to_handlers = True
+
+    def pack_tags(self, tags: bytes) -> bytes:
+        """Memory has no tags here."""
+        raise NotImplementedError
 
     def restart_interrupted(self, general: bytes, task: StoppedTask) -> bytes | None:
         """-ERESTARTNOHAND in place of -EINTR: the kernel restarts the call, or lets a handler that runs see EINTR."""

@@ -203,3 +203,23 @@ def test_spans_hold_every_wanted_region_and_of_the_others_only_small_ones_withou
 def test_guard_pages_cost_no_call_of_their_own_and_reservations_are_not_walked(size: int, spans: int) -> None:
     regions = [region(0, PAGE_SIZE), region(PAGE_SIZE, size), region(PAGE_SIZE + size, PAGE_SIZE)]
     assert len(list(scan_spans(regions, [True, False, True]))) == spans
+
+
+def test_no_span_reaches_over_a_gap_of_terabytes() -> None:
+    """Read entry by entry, the unmapped memory between a heap and a stack would take minutes, inside the stop."""
+    heap, near, far = 0x555555554000, 0x555555600000, 0x7FFF00000000
+    regions = [region(start, 2 * PAGE_SIZE) for start in (heap, near, far)]
+    spans = list(scan_spans(regions, [True] * 3))
+    assert spans == [(heap, near + 2 * PAGE_SIZE), (far, far + 2 * PAGE_SIZE)]
+
+
+def test_without_the_scan_no_more_is_read_than_is_mapped(ours: ProcDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = ours.regions()
+    spans = list(scan_spans(regions, [True] * len(regions)))
+    asked: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(pagemap_module.os, "pread", lambda fd, size, at: asked.append(size) or pread(fd, size, at))
+    with open_pagemap(ours, use_scan=False) as pagemap:
+        assert pagemap.touched_runs(spans)
+    mapped = sum(mapping.size for mapping in regions)
+    assert sum(asked) <= (mapped + len(regions) * (16 << 20)) // PAGE_SIZE * 8
