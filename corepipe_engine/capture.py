@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .arch import Arch, ThreadState
@@ -17,7 +18,6 @@ from .notes import ProcessIdentity, build_notes, file_mappings
 from .options import DumpOptions
 from .plan import DumpPlan, check_expressible
 from .procfs import PAGE_SIZE, ProcDir, ProcessHandle, map_id
-from .records import dataclass, field
 from .regions import Region
 from .report import Report
 from .reporter import Reporter

@@ -6,6 +6,7 @@ import contextlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from .capture import Context
 from .inspection import HeaderProbe, coredump_filter, touched
@@ -15,7 +16,6 @@ from .plan import DumpPlan, make_plan
 from .policy import Decision
 from .preconditions import SHARED_BUDGET, may_be_live
 from .procfs import PAGE_SIZE, ProcDir
-from .records import dataclass, field, replace
 from .regions import Region, copied_on_write, split_at
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from . import ptrace
@@ -16,7 +17,6 @@ from .inject import ENTRY_SECONDS, REAP_HELPER, CodeReader, NotBegunError, Stuck
 from .preconditions import SECCOMP_FILTER, thread_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_status
 from .ptrace import WALL
-from .records import replace
 from .registers import ThreadRegisters
 from .seccomp import Action, FilterError, verdict
 

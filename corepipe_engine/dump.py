@@ -6,6 +6,7 @@ import contextlib
 import select
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from . import __version__
 from .capture import Captured, Context, read_identity
@@ -21,7 +22,6 @@ from .inspection import arch_of_task, live_task, open_target
 from .interrupts import Interrupts
 from .modes import captured_by_mode
 from .options import DumpOptions
-from .records import dataclass
 from .report import Report
 from .reporter import Reporter
 from .sink import CommandSink, FdSink, Invoker, Sink, describe_status

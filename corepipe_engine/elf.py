@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import enum
 import struct
+from dataclasses import dataclass
 from typing import Final
-
-from .records import dataclass
 
 ET_CORE: Final = 4
 EV_CURRENT: Final = 1

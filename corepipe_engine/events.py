@@ -7,9 +7,8 @@ are seconds since the command began (CLOCK_MONOTONIC).
 from __future__ import annotations
 
 import enum
+from dataclasses import asdict, dataclass, field
 from typing import Any
-
-from .records import asdict, dataclass, field
 
 
 class Phase(str, enum.Enum):

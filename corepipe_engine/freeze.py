@@ -13,13 +13,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from . import ptrace
 from .arch import Arch, ThreadState
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError, StopDeadlineError
 from .permissions import explain_refusal
 from .procfs import ProcessHandle, parse_stat, parse_status
-from .records import dataclass, field
 from .registers import RegisterReader, ThreadRegisters
 from .watchdog import Watchdog, end_at_once, reap_dead
 

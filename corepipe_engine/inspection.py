@@ -6,6 +6,7 @@ import os
 import stat
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from .arch import Arch, arch_of
 from .elf import ELF_MAGIC, AuxvType, ElfClass
@@ -20,7 +21,6 @@ from .plan import DumpPlan, make_plan
 from .policy import DEFAULT_FILTER, Decision, Preset, is_hotspot
 from .preconditions import BUFFER_HEADROOM, SHARED_BUDGET, is_copied, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir, ProcessHandle, TaskStatus, parse_auxv
-from .records import dataclass
 from .regions import Region, RegionKind, split_at
 
 _FORK_SECONDS_PER_PTE_BYTE = 0.0105 / (1 << 20)

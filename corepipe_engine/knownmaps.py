@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from .mappings import parse_maps
 from .policy import is_hotspot
 from .preconditions import is_copied, is_private_hugetlb
 from .procfs import PAGE_SIZE, ProcDir
-from .records import dataclass, replace
 from .regions import Region, RegionKind
 
 

@@ -9,6 +9,7 @@ import contextlib
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Final
 
 from .capture import Captured, Context, plan_frozen
@@ -22,7 +23,6 @@ from .memory import Buffer, CopiedMemory, ProcessMemory
 from .options import ModeChoice
 from .plan import DumpPlan, check_expressible, unserved
 from .preconditions import BUFFER_HEADROOM
-from .records import dataclass
 from .regions import copied_on_write
 from .reporter import format_bytes
 from .snapshot import snapshot

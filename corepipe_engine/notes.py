@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from .arch import Arch, ThreadState
 from .elf import ElfFormat, NoteType, note_size, pack_note, round_up
-from .records import dataclass
 from .regions import Region
 
 CORE = b"CORE"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import enum
 import os
+from dataclasses import dataclass, field
 
 from .errors import UsageError
 from .policy import Policy, Preset, parse_selectors
-from .records import dataclass, field
 
 
 class ModeChoice(str, enum.Enum):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .elf import (
@@ -32,7 +33,6 @@ from .elf import (
 )
 from .errors import DumpFailedError
 from .policy import Decision, Extent
-from .records import dataclass, field, replace
 from .regions import Region
 
 MIN_HOLE: Final = 1 << 17

@@ -13,10 +13,10 @@ import functools
 import mmap
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from .elf import round_up
 from .errors import UsageError
-from .records import dataclass
 from .regions import Region, RegionKind
 
 

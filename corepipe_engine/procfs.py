@@ -9,11 +9,11 @@ import errno
 import os
 import select
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermittedError
 from .mappings import not_understood, parse_maps, parse_smaps
 from .naming import as_root
-from .records import dataclass, replace
 from .regions import Region
 
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")

@@ -11,9 +11,8 @@ import os
 import signal
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
-
-from .records import dataclass
 
 
 class Request(enum.IntEnum):

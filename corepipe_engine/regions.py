@@ -6,8 +6,7 @@ import enum
 import mmap
 from array import array
 from collections.abc import Iterable
-
-from .records import dataclass, replace
+from dataclasses import dataclass, replace
 
 _PAGE = mmap.PAGESIZE
 DELETED_SUFFIX = b" (deleted)"

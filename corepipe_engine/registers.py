@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+from dataclasses import dataclass
 
 from . import ptrace
 from .arch import Arch, Regset
-from .records import dataclass
 
 _ALIGNMENT = 64
 _LARGEST_SET = 1 << 17

@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import stat
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .errors import DumpFailedError
 from .plan import DumpPlan
 from .policy import Extent
-from .records import asdict, dataclass, field
 from .sink import Invoker
 
 

@@ -18,10 +18,10 @@ import struct
 import termios
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import SinkError, UsageError
-from .records import dataclass
 
 PIPE_BYTES = 1 << 20
 _STDERR_TAIL = 8192

@@ -7,6 +7,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from . import ptrace
@@ -30,7 +31,6 @@ from .plan import DumpPlan, check_expressible, make_plan
 from .policy import Decision, is_hotspot
 from .preconditions import inherits_orphans, is_copied, snapshot_refusal
 from .procfs import PAGE_SIZE, ProcDir
-from .records import dataclass
 from .regions import Region, RegionKind, split_at
 from .registers import ThreadRegisters
 from .reporter import format_bytes

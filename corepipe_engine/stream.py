@@ -16,12 +16,12 @@ import signal
 import threading
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar, cast
 
 from .errors import CorepipeError, DumpFailedError
 from .memory import Buffer, MemoryReader
 from .plan import DumpPlan
-from .records import dataclass, field
 from .sink import write_error
 from .tags import TagReader, pieces
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from corepipe_engine.inspection import Inspection, inspect_process, lay_out, live_task, open_target
 from corepipe_engine.options import DumpOptions
 from corepipe_engine.plan import PlannedRegion, core_size
 from corepipe_engine.policy import Decision, Extent, Policy, parse_selector
-from corepipe_engine.records import replace
 from corepipe_engine.regions import Region, RegionKind
 
 from .sanitize import clean

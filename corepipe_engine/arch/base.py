@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..elf import ElfFormat, TagFormat
-from ..records import dataclass
 
 RegisterBytes = bytes | memoryview
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..elf import NoteType
-from ..records import dataclass
 from .base import CallState, ThreadState
 from .cpuid import cpuid, xcr0
 

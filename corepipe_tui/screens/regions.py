@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -17,7 +18,6 @@ from textual.widgets import Footer, Input, Static
 from corepipe_engine.errors import CorepipeError
 from corepipe_engine.options import DumpOptions
 from corepipe_engine.policy import Preset
-from corepipe_engine.records import replace
 from corepipe_engine.regions import RegionKind
 
 from .. import format as fmt

@@ -82,7 +82,7 @@ def test_the_engine_loads_nothing_else_either() -> None:
         ),
         (
             "import corepipe_engine.dump",
-            {"asyncio", "dataclasses", "datetime", "inspect", "platform", "subprocess", "traceback"},
+            {"asyncio", "datetime", "platform", "subprocess", "traceback"},
         ),
     ],
 )

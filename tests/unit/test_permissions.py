@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,6 @@ from corepipe_engine.errors import CorepipeError, ExitCode
 from corepipe_engine.naming import as_root
 from corepipe_engine.permissions import explain_refusal, has_capability, refusal
 from corepipe_engine.procfs import TaskStatus, parse_status
-from corepipe_engine.records import replace
 
 STATUS = parse_status(b"Name:\tserver\nState:\tS (sleeping)\nUid:\t1000\t1000\nVmSize:\t 8 kB\n")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corepipe_engine.records import replace
 from corepipe_engine.regions import RegionKind, classify, split_at
 
 from .model import BASE, PAGE, region

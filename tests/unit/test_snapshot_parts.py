@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,6 @@ from corepipe_engine.headroom import cgroups_room, target_memory_limit
 from corepipe_engine.inject import REAP_HELPER, find_room
 from corepipe_engine.preconditions import inherits_orphans, is_copied, memory_need, snapshot_refusal
 from corepipe_engine.procfs import TaskStatus, parse_status
-from corepipe_engine.records import replace
 from corepipe_engine.regions import RegionKind
 
 from .model import PAGE, region
