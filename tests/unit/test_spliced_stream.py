@@ -24,10 +24,10 @@ from corepipe_engine.splice import kernel_version, open_pipes, without
 from corepipe_engine.stream import CoreStream, chunks, raise_error
 
 from .model import ALL, BASE, NONE, PAGE, ModelMemory, content, file_of, plan_of, region
+from .streaming import PATIENCE_SECONDS, Reader, run
 
 F_SETPIPE_SZ = 1031
 MIB = 1 << 20
-PATIENCE_SECONDS = 60.0
 
 
 def is_read(plan: DumpPlan, page: int) -> bool:
@@ -74,35 +74,6 @@ class FakePipes:
     def close(self) -> None:
         for fd in (*self.fds, *self._ends):
             os.close(fd)
-
-
-class Reader:
-    """Reads a pipe to its end in a thread."""
-
-    def __init__(self) -> None:
-        self.read_fd, self.write_fd = os.pipe()
-        self._received: list[bytes] = []
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while data := os.read(self.read_fd, 65536):
-            self._received.append(data)
-        os.close(self.read_fd)
-
-    def content(self) -> bytes:
-        os.close(self.write_fd)
-        self._thread.join(PATIENCE_SECONDS)
-        return b"".join(self._received)
-
-
-def run(stream: CoreStream) -> None:
-    """What the caller's thread does meanwhile."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not stream.done and stream.error is None:
-        assert time.monotonic() < deadline, "the stream hangs"
-        select.select([stream.wake_fd], [], [], PATIENCE_SECONDS)
-        stream.serve()
 
 
 def sparse_plan() -> DumpPlan:
