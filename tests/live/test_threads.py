@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_dumps_of_16_spinning_threads_are_all_good(spawn_target, tmp_path, mode)
 
 @in_both_modes("threads that come and go", "buffer")
 def test_dumps_of_a_process_that_keeps_creating_and_ending_threads_are_all_good(spawn_target, tmp_path, mode):
-    target = spawn_target("churn")
+    target = spawn_target("churn", 40)  # those that sleep are listed first: a thread may come while they are stopped
     before = target.fingerprint()
     for _ in range(DUMPS_OF_EACH_MODE):
         report = tmp_path / "report.json"
@@ -41,6 +42,9 @@ def test_dumps_of_a_process_that_keeps_creating_and_ending_threads_are_all_good(
         assert_well_formed(core)
         assert outcome.report(report)["threads"] == len(core.thread_ids) >= 4
         assert core.thread_ids[0] == target.pid
+        ids = core.read(target.number("living"), 4 * target.number("living_count"))
+        living = {tid for (tid,) in struct.iter_unpack("<i", ids) if tid}
+        assert living <= set(core.thread_ids), "a thread was left running: it is in the memory and not in the notes"
         assert_counter_moves(target)
     assert_target_untouched(target, before)
 
