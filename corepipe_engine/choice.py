@@ -13,12 +13,14 @@ from . import ptrace
 from .arch import CallState, Gadgets, Injection, SystemCall
 from .errors import ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze
-from .inject import ENTRY_SECONDS, REAP_HELPER, CodeReader, NotBegunError, StuckError, run_to_entry, wait_for
+from .gadgets import CodeReader
+from .inject import REAP_HELPER
 from .preconditions import SECCOMP_FILTER, thread_refusal
 from .procfs import PAGE_SIZE, ProcDir, parse_status
 from .ptrace import WALL
 from .registers import ThreadRegisters
 from .seccomp import Action, FilterError, verdict
+from .stepping import ENTRY_SECONDS, NotBegunError, StuckError, run_to_entry, wait_for
 
 _CLONE_VM, _CLONE_FS, _CLONE_FILES = 0x100, 0x200, 0x400
 HELPER_FLAGS: Final = _CLONE_VM | _CLONE_FS | _CLONE_FILES

@@ -24,23 +24,15 @@ from .capture import Context
 from .choice import EVERY_DESCRIPTOR, HELPER_FLAGS, SNAPSHOT_FLAGS, calls_of_the_snapshot, check_thread
 from .errors import CorepipeError, DumpFailedError, ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze, StoppedThread
+from .gadgets import find_room, injection_of
 from .headroom import prefer_as_victim
-from .inject import (
-    ALL_SIGNALS,
-    Injector,
-    NotBegunError,
-    StuckError,
-    find_room,
-    injection_of,
-    kill_tracee,
-    run_to_exit,
-    wait_for,
-)
+from .inject import ALL_SIGNALS, Injector
 from .procfs import ProcDir
 from .ptrace import WALL
 from .regions import Region
 from .registers import ThreadRegisters
 from .splice import PagePipes, SnapshotCalls, open_pipes
+from .stepping import NotBegunError, StuckError, kill_tracee, run_to_exit, wait_for
 
 _RETRIES: Final = 8
 _EXIT_SECONDS: Final = 2.0

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from . import ptrace
 from .arch import Arch, ThreadState
@@ -21,6 +21,7 @@ from .errors import CorepipeError, DumpFailedError, NoSuchProcessError, NotPermi
 from .permissions import explain_refusal
 from .procfs import ProcessHandle, parse_stat, parse_status
 from .registers import RegisterReader, ThreadRegisters
+from .stopclock import StopClock
 from .watchdog import Watchdog, end_at_once, reap_dead
 
 STALL_SECONDS = 0.5
@@ -41,38 +42,6 @@ class StoppedThread:
     signal_number: int = 0
     group_stopped: bool = False
     at_entry: bool = False
-
-
-@dataclass(slots=True)
-class StopClock:
-    """Times of one freeze, CLOCK_MONOTONIC seconds; steps are the parts of the stop in the order they happened."""
-
-    started: float = 0.0
-    ended: float = 0.0
-    steps: dict[str, float] = field(default_factory=dict)
-    _last: float = 0.0
-
-    def start(self) -> None:
-        """The first thread is about to stop."""
-        self.started = self._last = time.monotonic()
-
-    def step(self, name: str) -> None:
-        """What was done since the last call is booked under that name."""
-        now = time.monotonic()
-        self.steps[name] = self.steps.get(name, 0.0) + now - self._last
-        self._last = now
-
-    def stop(self) -> None:
-        """The last thread runs again."""
-        self.step("detach")
-        self.ended = self._last
-
-    @property
-    def seconds(self) -> float:
-        """Length of the stop, so far or in all; 0 before."""
-        if not self.started:
-            return 0.0
-        return (self.ended or time.monotonic()) - self.started
 
 
 @dataclass(frozen=True, slots=True)

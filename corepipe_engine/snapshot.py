@@ -20,8 +20,9 @@ from .errors import CorepipeError, ModeUnavailableError, NoSuchProcessError
 from .events import Notice, Phase
 from .fork import Fork, SnapshotProcess, reap_inherited
 from .freeze import Freeze
+from .gadgets import check_gadgets, find_gadgets, find_room, injection_of
 from .headroom import own_memory_limit
-from .inject import Injector, check_gadgets, find_gadgets, find_room, injection_of
+from .inject import Injector
 from .inspection import HeaderProbe, coredump_filter, live_task, touched
 from .knownmaps import KnownMaps
 from .mappings import parse_maps

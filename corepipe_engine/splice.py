@@ -25,8 +25,8 @@ from .arch import Gadgets, Injection, SystemCall
 from .elf import ElfFormat
 from .errors import CorepipeError
 from .freeze import StoppedThread
-from .inject import NotBegunError, StuckError, run_to_exit, sigchld_blocked
 from .procfs import PAGE_SIZE, ProcDir
+from .stepping import NotBegunError, StuckError, run_to_exit, sigchld_blocked
 
 PIPES: Final = 2
 """One is emptied while the other is filled."""

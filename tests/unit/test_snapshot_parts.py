@@ -20,8 +20,9 @@ from corepipe_engine.arch.base import SafetyNet
 from corepipe_engine.arch.x86_64 import X86_64
 from corepipe_engine.elf import NoteType
 from corepipe_engine.errors import ModeUnavailableError, NoSuchProcessError
+from corepipe_engine.gadgets import find_room
 from corepipe_engine.headroom import cgroups_room, target_memory_limit
-from corepipe_engine.inject import REAP_HELPER, find_room
+from corepipe_engine.inject import REAP_HELPER
 from corepipe_engine.preconditions import inherits_orphans, is_copied, memory_need, snapshot_refusal
 from corepipe_engine.procfs import TaskStatus, parse_status
 from corepipe_engine.regions import RegionKind
