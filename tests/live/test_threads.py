@@ -15,7 +15,7 @@ from ..support.proc import tids, tracers
 from ..support.readers import run_gdb
 
 pytestmark = pytest.mark.live
-DUMPS_OF_EACH_MODE = 100 if int(os.environ.get("COREPIPE_SOAK", "0")) else 5
+DUMPS_OF_EACH_MODE = 100 if int(os.environ.get("COREPIPE_SOAK", "0")) else 17
 
 
 @in_both_modes("16 threads that never sleep", "buffer")
