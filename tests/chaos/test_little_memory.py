@@ -10,7 +10,7 @@ import pytest
 
 from ..support.cgroups import new_cgroup
 from ..support.cores import assert_well_formed, pattern
-from ..support.engine import assert_nothing_left, corepipe_started, engine_command, environment
+from ..support.engine import ENGINE_SECONDS, assert_nothing_left, corepipe_started, engine_command, environment
 from ..support.snapshots import streaming
 from ..support.waiting import eventually
 from .support import SOAK, assert_right, seconds_until_all_run
@@ -81,7 +81,7 @@ def test_a_copy_to_memory_that_does_not_fit_is_refused_before_the_target_is_stop
         target.pid, "--mode", "buffer", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         preexec_fn=lambda: memory_group.add(os.getpid()),
     ) as engine:  # fmt: skip
-        _, errors = engine.communicate(timeout=60)
+        _, errors = engine.communicate(timeout=ENGINE_SECONDS)
         assert engine.returncode == 1, errors
         assert b"Traceback" not in errors
         assert_nothing_left(engine.pid)

@@ -10,7 +10,14 @@ import pytest
 
 from ..support.checks import assert_still_stopped, assert_target_untouched
 from ..support.cores import Core, assert_well_formed
-from ..support.engine import assert_nothing_left, corepipe_started, engine_command, environment, run_corepipe
+from ..support.engine import (
+    ENGINE_SECONDS,
+    assert_nothing_left,
+    corepipe_started,
+    engine_command,
+    environment,
+    run_corepipe,
+)
 
 pytestmark = pytest.mark.live
 MODES = ("direct", "buffer", "snapshot")
@@ -127,7 +134,9 @@ def test_a_pipe_command_reaches_its_end_although_our_standard_descriptors_are_cl
     target = spawn_target("nine", 4096)
     before = target.fingerprint()
     command = shlex.join(engine_command(target.pid, "--pipe", f"cat > {tmp_path}/core"))
-    result = subprocess.run(["sh", "-c", f"exec {command} {closed}"], env=environment(), timeout=60, check=False)
+    result = subprocess.run(
+        ["sh", "-c", f"exec {command} {closed}"], env=environment(), timeout=ENGINE_SECONDS, check=False
+    )
     assert result.returncode == 0
     assert_well_formed(Core(tmp_path / "core"))
     assert_target_untouched(target, before)

@@ -10,7 +10,7 @@ import pytest
 
 from corepipe_engine import events
 
-from ..support.engine import corepipe_started, run_corepipe
+from ..support.engine import ENGINE_SECONDS, corepipe_started, run_corepipe
 
 pytestmark = pytest.mark.live
 
@@ -30,7 +30,7 @@ def collect_events(*arguments: object, status: int = 0) -> list[events.Event]:
         *arguments, "--events-fd", write_end, pass_fds=(write_end,), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as engine:
         os.close(write_end)
-        _, errors = engine.communicate(timeout=60)
+        _, errors = engine.communicate(timeout=ENGINE_SECONDS)
         assert engine.returncode == status, errors
     reader.join()
     return [events.from_json(line) for line in lines]

@@ -8,6 +8,7 @@ import pytest
 
 from ..support.cores import NT_X86_XSAVE_LAYOUT, NT_X86_XSTATE, Core, pattern
 from ..support.dumps import dump, in_both_modes
+from ..support.machines import x86_only
 from ..support.targets import spawn_extended
 
 pytestmark = pytest.mark.live
@@ -27,6 +28,7 @@ def component(core: Core, number: int) -> bytes:
     return image[offset : offset + size]
 
 
+@x86_only
 @in_both_modes("AMX tiles")
 def test_amx_tiles_are_in_the_core_and_stay_in_the_target(spawn_target, tmp_path, mode):
     target = spawn_extended(spawn_target, "tiles")
@@ -36,6 +38,7 @@ def test_amx_tiles_are_in_the_core_and_stay_in_the_target(spawn_target, tmp_path
         assert component(core, TILE_DATA)[4 * TILE_BYTES :] == pattern(4 * TILE_BYTES)
 
 
+@x86_only
 @in_both_modes("AVX-512 registers and masks")
 def test_avx_512_registers_are_in_the_core_and_stay_in_the_target(spawn_target, tmp_path, mode):
     target = spawn_extended(spawn_target, "vectors")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,20 @@ import pytest
 from ..support import proc
 from ..support.checks import assert_counter_moves, assert_running
 from ..support.engine import REPOSITORY, corepipe_started, environment
+from ..support.machines import arm_only, x86_only
 from ..support.targets import M32, spawn_extended
-from ..support.waiting import eventually
+from ..support.waiting import SLOWNESS, eventually
 
 pytestmark = pytest.mark.live
 FAULT = Path(__file__).resolve().parent.parent / "support" / "fault.py"
 SOAK = int(os.environ.get("COREPIPE_SOAK", "0"))
 """How often every single point is tried; 0: the short run, which tries each point of the injection once or less."""
-KINDS = ("registers", "sleep", "epoll", "many")
-STEPS = {("registers", ()): 1, ("sleep", ()): 3, ("epoll", ()): 5, ("many", ()): 71,
-         ("registers", M32): 5, ("sleep", M32): 7, ("epoll", M32): 11}  # fmt: skip
+KINDS = ("registers", "sleep", "futex", "epoll", "many")
+STEPS = {("registers", ()): 1, ("sleep", ()): 3, ("futex", ()): 7, ("epoll", ()): 5, ("many", ()): 71,
+         ("registers", M32): 5, ("sleep", M32): 7, ("futex", M32): 11, ("epoll", M32): 11}  # fmt: skip
 """The short run tries every so many-th point."""
+MANY = int(100 / SLOWNESS)
+NAP_SECONDS = 0.3 * SLOWNESS
 
 
 def kinds(*names: str, narrow: bool):
@@ -34,11 +38,12 @@ def kinds(*names: str, narrow: bool):
     return pytest.mark.parametrize(("kind", "flags"), cells)
 
 
-def assert_as_before(target, before) -> None:
+def assert_as_before(target, before, beats: bool = True) -> None:
     """The target computes right results, nobody traces it, and nothing is in its session or among its children."""
     assert target.process.poll() is None, f"the target ended with {target.process.returncode}"
     assert_running(target.pid)
-    assert_counter_moves(target)
+    if beats:
+        assert_counter_moves(target)
     assert target.failures == 0
     eventually("no child is left", lambda: proc.children(target.pid) == before.children)
     eventually("no process is left", lambda: proc.in_session(os.getsid(target.pid)) == before.session)
@@ -49,9 +54,12 @@ def assert_as_before(target, before) -> None:
 
 
 def kill_at_every_point(
-    target, first: int, step: int, mode: str = "snapshot", most: int = 1 << 30, kind: str = "kill"
+    target, first: int, step: int, mode: str = "snapshot", most: int = 1 << 30, kind: str = "kill", beats: bool = True
 ) -> int:
-    """Return how many points were tried, most at the most; 0 when the first lies behind the last step."""
+    """Return how many points were tried, most at the most; 0 when the first lies behind the last step.
+
+    beats: wait each time until the target has counted.
+    """
     before = target.fingerprint()
     mask = proc.status_field(target.pid, "SigBlk")
     command = [sys.executable, str(FAULT), str(target.pid), mode, str(first), str(step)]
@@ -65,7 +73,7 @@ def kill_at_every_point(
         for line in driver.stdout:
             word, status, *rest = line.split()
             try:
-                assert_as_before(target, before)
+                assert_as_before(target, before, beats)
             except AssertionError as error:
                 raise AssertionError(f"after step {line.strip()}") from error
             assert proc.status_field(target.pid, "SigBlk") == mask
@@ -99,15 +107,24 @@ def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target_on_a_f
 @kinds(*KINDS, narrow=True)
 def test_kill_9_between_any_two_steps_of_a_snapshot_leaves_a_right_target(spawn_target, kind, flags):
     for _ in range(max(SOAK, 1)):
-        target = spawn_target("checker", kind, signals="default", flags=flags)
+        others = (MANY,) if kind == "many" else ()
+        target = spawn_target("checker", kind, *others, signals="default", flags=flags)
         assert kill_at_every_point(target, 1, 1 if SOAK else STEPS[kind, flags]) > (5 if flags else 10)
         target.end()
 
 
-@pytest.mark.parametrize("kind", ["tiles", "vectors"])
-def test_kill_9_between_any_two_steps_of_a_snapshot_keeps_amx_tiles_and_avx_512_registers(spawn_target, kind):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(("tiles",), id="amx", marks=x86_only),
+        pytest.param(("vectors",), id="avx-512", marks=x86_only),
+        pytest.param(("sve",), id="sve", marks=arm_only),
+        pytest.param(("sve", 256), id="sve-256", marks=arm_only),
+    ],
+)
+def test_kill_9_between_any_two_steps_of_a_snapshot_keeps_registers_that_not_every_machine_has(spawn_target, kind):
     for _ in range(max(SOAK, 1)):
-        target = spawn_extended(spawn_target, kind)
+        target = spawn_extended(spawn_target, *kind)
         assert kill_at_every_point(target, 1, 1 if SOAK else 5) > 10
         target.end()
 
@@ -134,6 +151,16 @@ def test_kill_9_between_any_two_steps_leaves_a_stopped_target_stopped(spawn_targ
     assert_counter_moves(target)
     assert target.failures == 0
     eventually("no child is left", lambda: not proc.children(target.pid))
+
+
+def test_a_sleep_ends_in_its_time_although_kill_9_after_kill_9_interrupts_it(spawn_target):
+    """Begun anew by each it would never end: they come faster than that."""
+    target = spawn_target("checker", "nap", int(1000 * NAP_SECONDS), signals="default")
+    begun, naps = time.monotonic(), target.counter
+    while time.monotonic() - begun < 4 * NAP_SECONDS:
+        assert kill_at_every_point(target, 1, 7, beats=False) > 10
+    assert target.counter > naps
+    assert target.failures == 0
 
 
 @kinds("registers", "sleep", narrow=SOAK > 0)

@@ -46,7 +46,7 @@ def test_what_is_pending_is_in_the_core_and_arrives_once_and_in_order_afterwards
     for _ in range(3):
         core, report, _ = dump(target, tmp_path, "--mode", mode)
         assert report["mode"] == mode
-        told = {tid: struct.unpack_from("<2Q", note.data, 16)
+        told = {tid: struct.unpack_from("<2Q", note.data, core.layout.pending)
                 for tid, note in zip(core.thread_ids, core.notes_of(NT_PRSTATUS), strict=True)}  # fmt: skip
         assert told == masks
         assert masks_of(target.pid) == masks
@@ -133,8 +133,8 @@ def test_a_signal_that_is_being_delivered_when_the_target_stops_arrives_afterwar
         run_corepipe(
             target.pid, "--mode", mode, output=tmp_path / "core", extra_env={"PYTHONPATH": path, "VALUE": str(value)}
         )
-        (status,) = Core(tmp_path / "core").notes_of(NT_PRSTATUS)
-        pending = struct.unpack_from("<Q", status.data, 16)[0]
+        core = Core(tmp_path / "core")
+        pending = struct.unpack_from("<Q", core.note(NT_PRSTATUS).data, core.layout.pending)[0]
         if mode == "direct":
             assert pending == 1 << (storm - 1), "the core was made before it was delivered, and tells so"
         eventually("it has arrived", lambda value=value: target.signals.get(storm) == value)

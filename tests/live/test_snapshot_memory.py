@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ..support.checks import assert_running, assert_target_untouched
-from ..support.cores import NT_PRSTATUS, PATTERN_START, PATTERN_STEP, Core, assert_well_formed, pattern
+from ..support.cores import PATTERN_START, PATTERN_STEP, Core, assert_well_formed, pattern
 from ..support.engine import run_corepipe
 from ..support.snapshots import streaming
 from ..support.targets import Target
@@ -136,7 +136,6 @@ def test_shared_memory_beyond_256_mib_is_read_live_unless_it_must_be_frozen(
 
 AREA_BYTES = 1 << 30 if SOAK else 32 << 20
 SNAPSHOTS = 200 if SOAK else 10
-R12, TID = 112 + 3 * 8, 32
 
 
 class Lockstep:
@@ -157,11 +156,8 @@ class Lockstep:
         self.ahead, self.middle, self.behind = (
             int.from_bytes(core.read(target.number(name), 8), "little") for name in ("ahead", "middle", "behind")
         )
-        (self.register,) = (
-            struct.unpack_from("<Q", note.data, R12)[0]
-            for note in core.notes_of(NT_PRSTATUS)
-            if struct.unpack_from("<i", note.data, TID)[0] == target.number("counting")
-        )
+        counts = core.register("x12" if core.machine == "EM_AARCH64" else "r12")
+        self.register = counts[core.thread_ids.index(target.number("counting"))]
 
     def assert_one_instant(self) -> None:
         """All that was written under the lock belongs to one step, or to two where somebody held the lock."""

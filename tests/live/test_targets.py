@@ -19,6 +19,7 @@ from ..support.cores import NT_FILE, NT_PRPSINFO, NT_PRSTATUS, Core
 from ..support.crowd import assert_crowd, wait_asleep, wake
 from ..support.dumps import TABLE, dump, in_both_modes
 from ..support.engine import corepipe_started, run_corepipe
+from ..support.machines import CALLS
 from ..support.readers import run_gdb
 from ..support.targets import Target, start_inside, start_target
 from ..support.waiting import eventually
@@ -58,7 +59,7 @@ def test_a_thread_that_waits_for_its_vfork_child_is_named_and_all_others_run_at_
     target = spawn_target("vfork", stdin=subprocess.PIPE, signals="default")
     eventually("there is a child", lambda: proc.children(target.pid))
     (child,) = proc.children(target.pid)
-    eventually("the child reads", lambda: Path(f"/proc/{child}/syscall").read_text().startswith("0 "))
+    eventually("the child reads", lambda: Path(f"/proc/{child}/syscall").read_text().startswith(f"{CALLS['read']} "))
     eventually("a thread is in state D", lambda: "D" in proc.thread_states(target.pid).values())
     (waiting,) = (tid for tid, state in proc.thread_states(target.pid).items() if state == "D")
     place = Path(f"/proc/{target.pid}/task/{waiting}/wchan").read_text()
@@ -82,7 +83,7 @@ def test_a_process_that_shares_its_memory_with_its_parent_is_dumped(spawn_target
     target = spawn_target("vfork", stdin=subprocess.PIPE, signals="default")
     eventually("there is a child", lambda: proc.children(target.pid))
     (child,) = proc.children(target.pid)
-    eventually("it reads", lambda: Path(f"/proc/{child}/syscall").read_text().startswith("0 "))
+    eventually("it reads", lambda: Path(f"/proc/{child}/syscall").read_text().startswith(f"{CALLS['read']} "))
     for _ in range(3):
         run_corepipe(child, "--mode", mode, output=tmp_path / "core")
         core = Core(tmp_path / "core")

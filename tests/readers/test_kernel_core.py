@@ -8,7 +8,6 @@ import struct
 import pytest
 
 from ..support.cores import (
-    NT_386_TLS,
     NT_AUXV,
     NT_FILE,
     NT_FPREGSET,
@@ -21,9 +20,17 @@ from ..support.cores import (
     assert_well_formed,
     without_rseq,
 )
+from ..support.machines import NT_386_TLS, NT_ARM_TLS
 from ..support.readers import run_gdb
 
 pytestmark = [pytest.mark.live, pytest.mark.needs("gdb")]
+
+KINDS = {
+    "EM_X86_64": (NT_FPREGSET, NT_X86_XSTATE),
+    "EM_386": (NT_FPREGSET, NT_PRXFPREG, NT_X86_XSTATE, NT_386_TLS),
+    "EM_AARCH64": (NT_FPREGSET, NT_ARM_TLS),
+}
+"""Of each thread, beside NT_PRSTATUS; tests/arm64 looks at all of Arm's."""
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +61,17 @@ def test_notes_of_the_process_hold_the_kernels_bytes(whole, kernel, kind):
 
 def test_prpsinfo_tells_what_the_kernel_tells(whole, kernel):
     ours, theirs = whole.note(NT_PRPSINFO).data, kernel.note(NT_PRPSINFO).data
-    ids, arguments = (16, 56) if whole.wide else (8, 44)
+    ids = whole.layout.process_ids
+    arguments = ids.stop
     assert ours[3] == theirs[3]  # pr_nice
-    assert ours[ids:arguments] == theirs[ids:arguments]  # uid, gid, pid, ppid, pgrp, sid, fname
+    assert ours[ids] == theirs[ids]  # uid, gid, pid, ppid, pgrp, sid, fname
     assert ours[arguments:].rstrip(b"\0") == theirs[arguments:].rstrip(b" \0")  # the kernel's last NUL is a space too
 
 
 def test_registers_of_parked_threads_are_the_kernels(whole, kernel):
     leader = whole.thread_ids[0]
     assert set(whole.thread_ids) == set(kernel.thread_ids)
-    kinds = [NT_FPREGSET, NT_X86_XSTATE] if whole.wide else [NT_FPREGSET, NT_PRXFPREG, NT_X86_XSTATE, NT_386_TLS]
-    for kind in (NT_PRSTATUS, *kinds):
+    for kind in (NT_PRSTATUS, *KINDS[whole.machine]):
         ours, theirs = by_thread(whole, kind), by_thread(kernel, kind)
         start = whole.registers_offset if kind == NT_PRSTATUS else 0
         for tid in set(ours) - {leader, kernel.thread_ids[0]}:  # the first took the signal
@@ -75,8 +82,8 @@ def test_registers_of_parked_threads_are_the_kernels(whole, kernel):
 def test_process_fields_of_every_prstatus_are_the_kernels(whole, kernel):
     ours, theirs = by_thread(whole, NT_PRSTATUS), by_thread(kernel, NT_PRSTATUS)
     for tid in ours:
-        start, end = (24, 48) if whole.wide else (20, 40)
-        assert ours[tid][start:end] == theirs[tid][start:end]  # sighold, pid, ppid, pgrp, sid
+        ids = whole.layout.ids
+        assert ours[tid][ids] == theirs[tid][ids]  # sighold, pid, ppid, pgrp, sid
         assert struct.unpack_from("<i", ours[tid], 12)[0] == 0  # no signal was the cause
 
 

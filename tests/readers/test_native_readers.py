@@ -12,6 +12,17 @@ from ..support.readers import run_gdb, run_reader
 pytestmark = pytest.mark.live
 FUNCTIONS = [f"park_{name}" for name in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
 
+LAST_REGISTERS = {
+    "EM_X86_64": ("rip", "st7", "[xyz]mm15"),
+    "EM_386": ("eip", "st7", "[xyz]mm7"),
+    "EM_AARCH64": ("pc", "x28", "v31"),
+}
+LOADERS = {
+    "EM_X86_64": ("linux-vdso.so.1", "ld-linux-x86-64.so.2"),
+    "EM_386": ("linux-gate.so.1", "ld-linux.so.2"),
+    "EM_AARCH64": ("linux-vdso.so.1", "ld-linux-aarch64.so.1"),
+}
+
 
 def traces_by_thread(program, core) -> dict[str, str]:
     """LWP -> gdb's backtrace with locals."""
@@ -45,7 +56,7 @@ def test_gdb_shows_all_registers_of_every_thread_as_from_gcores_core(cores):
 
     ours = shown(cores.ours)
     assert len([line for line in ours if line.startswith("Thread ")]) == 9
-    for name in ("rip", "st7", "[xyz]mm15") if cores.wide else ("eip", "st7", "[xyz]mm7"):
+    for name in LAST_REGISTERS[Core(cores.ours).machine]:
         assert len([line for line in ours if re.fullmatch(name, line.split()[0])]) == 9, name
     assert ours == shown(cores.gcore)
 
@@ -98,8 +109,7 @@ def test_eu_unstrip_lists_the_modules_with_the_build_ids_that_gcores_core_gives(
         return {line.split()[-1]: line.split()[1] for line in lines}
 
     ours = modules(cores.ours)
-    loader = {"linux-vdso.so.1", "ld-linux-x86-64.so.2"} if cores.wide else {"linux-gate.so.1", "ld-linux.so.2"}
-    assert {str(cores.program), "libc.so.6", *loader} <= set(ours)
+    assert {str(cores.program), "libc.so.6", *LOADERS[Core(cores.ours).machine]} <= set(ours)
     assert all(re.fullmatch(r"[0-9a-f]{40}@0x[0-9a-f]+", build_id) for build_id in ours.values())
     assert ours == modules(cores.gcore)
 

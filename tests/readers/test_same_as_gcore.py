@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..support.cores import NT_AUXV, NT_FILE, NT_FPREGSET, NT_PRSTATUS, Core
+from ..support.machines import HOST
 from ..support.readers import Reading, run_gdb, run_reader
 
 pytestmark = [
@@ -41,7 +42,7 @@ ALONE = {
     "eu-unstrip -n": ("eu-unstrip", "-n", "--core"),
 }
 MXCSR_MASK = slice(28, 32)
-"""In struct user_fpregs_struct. gcore writes zeros there."""
+"""In struct user_fpregs_struct of x86. gcore writes zeros there."""
 
 
 def told(row: str):
@@ -85,7 +86,7 @@ def test_gdb_says_what_it_says_of_gcores_core(cores, command, mode):
 
 def test_gdb_was_asked_for_all_registers_of_nine_threads(cores):
     registers = gdb_answers(cores.program, cores.ours)["thread apply all -q info all-registers"]
-    for name in ("rip", "mxcsr", "st7", "r15"):
+    for name in ("pc", "fpcr", "v31", "x28") if HOST == "aarch64" else ("rip", "mxcsr", "st7", "r15"):
         assert len(re.findall(rf"^{name} ", registers, re.MULTILINE)) == 9, name
 
 
@@ -155,8 +156,9 @@ def test_pyelftools_reads_the_threads_registers_auxv_and_files_of_gcores_core(co
     def registers(core: Core, kind: int, place: slice) -> dict[int, bytes]:
         return dict(zip(core.thread_ids, (note.data[place] for note in core.notes_of(kind)), strict=True))
 
+    whole = mine.layout.registers_offset
     for kind, place in (
-        (NT_PRSTATUS, slice(112, 112 + 27 * 8)),
+        (NT_PRSTATUS, slice(whole, whole + mine.layout.registers_bytes)),
         (NT_FPREGSET, slice(0, MXCSR_MASK.start)),
         (NT_FPREGSET, slice(MXCSR_MASK.stop, 512)),
     ):

@@ -12,11 +12,13 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 
 from . import proc
+from .machines import LAYOUTS, NT_386_TLS, NT_ARM_TLS, Layout
 
 NT_PRSTATUS, NT_FPREGSET, NT_PRPSINFO, NT_AUXV = 1, 2, 3, 6
 NT_SIGINFO, NT_FILE = 0x53494749, 0x46494C45
 NT_X86_XSTATE, NT_X86_XSAVE_LAYOUT = 0x202, 0x205
-NT_PRXFPREG, NT_386_TLS = 0x46E62B7F, 0x200
+NT_PRXFPREG = 0x46E62B7F
+PT_AARCH64_MEMTAG_MTE = 0x70000002
 _NUMBERS = {
     "NT_PRSTATUS": NT_PRSTATUS,
     "NT_FPREGSET": NT_FPREGSET,
@@ -71,11 +73,12 @@ class Core:
             self.wide = elf.elfclass == 64
             self.header_bytes = elf["e_ehsize"] + elf.num_segments() * elf["e_phentsize"]
             self.segments: list[Segment] = []
+            self.tags: list[Segment] = []
             self.notes: list[Note] = []
             for segment in elf.iter_segments():
                 header = segment.header
-                if header.p_type == "PT_LOAD":
-                    self.segments.append(
+                if header.p_type in ("PT_LOAD", PT_AARCH64_MEMTAG_MTE):
+                    (self.segments if header.p_type == "PT_LOAD" else self.tags).append(
                         Segment(
                             header.p_vaddr,
                             header.p_memsz,
@@ -98,12 +101,12 @@ class Core:
         begin = (self.notes_offset + self.notes_bytes + PAGE - 1) // PAGE * PAGE
         self.zero_bytes = 0
         behind = any(segment.offset < self.notes_offset for segment in self.segments if segment.file_bytes)
-        if behind or self.size == begin + sum(segment.file_bytes for segment in self.segments):
+        if behind or self.size == begin + self.tag_bytes + sum(segment.file_bytes for segment in self.segments):
             return  # gcore writes the notes last
         self.segments = [
             replace(segment, hole=segment.offset == begin and segment.file_bytes > 0) for segment in self.segments
         ]
-        self.zero_bytes = self.size - begin - self.data_bytes
+        self.zero_bytes = self.size - begin - self.data_bytes - self.tag_bytes
 
     def notes_of(self, kind: int) -> list[Note]:
         return [note for note in self.notes if note.type == kind]
@@ -115,38 +118,61 @@ class Core:
     @property
     def thread_ids(self) -> list[int]:
         """pr_pid of every NT_PRSTATUS, in order."""
-        offset = 32 if self.wide else 24
-        return [struct.unpack_from("<i", note.data, offset)[0] for note in self.notes_of(NT_PRSTATUS)]
+        return [struct.unpack_from("<i", note.data, self.layout.tid)[0] for note in self.notes_of(NT_PRSTATUS)]
+
+    @property
+    def layout(self) -> Layout:
+        return LAYOUTS[self.machine]
+
+    def register(self, name: str) -> list[int]:
+        """A general register of every thread, in order."""
+        return [self.layout.register(note.data, name) for note in self.notes_of(NT_PRSTATUS)]
 
     @property
     def thread_pointers(self) -> list[int]:
-        """Where thread-local storage is, by thread: fs_base on x86-64, the segment that gs selects on i386."""
-        records = [note.data for note in self.notes_of(NT_PRSTATUS)]
-        if self.wide:
-            return [struct.unpack_from("<Q", data, self.registers_offset + 21 * 8)[0] for data in records]
+        """Where thread-local storage is, by thread: fs_base, the segment that gs selects on i386, TPIDR_EL0 on Arm."""
+        if "fs_base" in self.layout.registers:
+            return self.register("fs_base")
+        if self.notes_of(NT_ARM_TLS):
+            return [struct.unpack_from("<Q", note.data)[0] for note in self.notes_of(NT_ARM_TLS)]
         pointers = []
-        for data, note in zip(records, self.notes_of(NT_386_TLS), strict=True):
+        for selector, note in zip(self.register("gs"), self.notes_of(NT_386_TLS), strict=True):
             bases = {number: base for number, base, _, _ in struct.iter_unpack("<4I", note.data)}
-            pointers.append(bases[struct.unpack_from("<I", data, self.registers_offset + 10 * 4)[0] >> 3])
+            pointers.append(bases[selector >> 3])
         return pointers
 
     @property
     def registers(self) -> list[bytes]:
         """pr_reg of every NT_PRSTATUS, in order."""
-        size = 27 * 8 if self.wide else 17 * 4
         start = self.registers_offset
-        return [note.data[start : start + size] for note in self.notes_of(NT_PRSTATUS)]
+        return [note.data[start : start + self.layout.registers_bytes] for note in self.notes_of(NT_PRSTATUS)]
 
     @property
     def registers_offset(self) -> int:
         """Where pr_reg begins in NT_PRSTATUS."""
-        return 112 if self.wide else 72
+        return self.layout.registers_offset
 
     @property
     def stack_pointers(self) -> list[int]:
-        """rsp or esp of every NT_PRSTATUS, in order."""
-        layout, offset = ("<Q", 19 * 8) if self.wide else ("<I", 15 * 4)
-        return [struct.unpack_from(layout, registers, offset)[0] for registers in self.registers]
+        """Stack pointer of every NT_PRSTATUS, in order."""
+        return self.register(self.layout.stack_pointer)
+
+    @property
+    def tag_bytes(self) -> int:
+        """Bytes of memory tags in the file, behind all segments."""
+        return sum(segment.file_bytes for segment in self.tags)
+
+    def memory_tags(self, address: int, granules: int) -> bytes:
+        """Tags of memory from an address on, a byte for each 16 bytes of it; in the file there are two to a byte."""
+        for segment in self.tags:
+            if segment.address <= address < segment.address + segment.memory_bytes:
+                with self.path.open("rb") as file:
+                    file.seek(segment.offset)
+                    packed = file.read(segment.file_bytes)
+                tags = bytes(tag for byte in packed for tag in (byte & 15, byte >> 4))
+                first = (address - segment.address) // 16
+                return tags[first : first + granules]
+        raise LookupError(f"no tags of {address:#x}")
 
     @property
     def data_bytes(self) -> int:
@@ -220,6 +246,10 @@ def assert_well_formed(core: Core) -> None:
         assert segment.address >= end_of_last
         offset += 0 if segment.hole else segment.file_bytes
         end_of_last = segment.address + segment.memory_bytes
+    for segment in core.tags:
+        assert segment.offset == offset
+        assert segment.file_bytes * 32 == segment.memory_bytes
+        offset += segment.file_bytes
     assert core.size == offset
     threads = core.notes_of(NT_PRSTATUS)
     assert len(threads) == len(core.notes_of(NT_FPREGSET))

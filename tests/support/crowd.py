@@ -8,12 +8,12 @@ import struct
 from pathlib import Path
 
 from . import proc
-from .cores import NT_PRSTATUS, PATTERN_START, PATTERN_STEP, Core
+from .cores import PATTERN_START, PATTERN_STEP, Core
+from .machines import CALLS
 from .targets import Target
 from .waiting import eventually
 
-_RDX, _ORIG_RAX, _FS_BASE = (112 + 8 * index for index in (12, 15, 21))
-_READ, _FIRST_COUNT = 0, 8
+_FIRST_COUNT = 8
 
 
 def wait_asleep(target: Target, threads: int) -> None:
@@ -27,7 +27,7 @@ def wait_asleep(target: Target, threads: int) -> None:
 
 def _in_read(pid: int, tid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/task/{tid}/syscall").read_text().startswith(f"{_READ} ")
+        return Path(f"/proc/{pid}/task/{tid}/syscall").read_text().startswith(f"{CALLS['read']} ")
     except OSError:
         return False
 
@@ -36,9 +36,10 @@ def assert_crowd(core: Core, target: Target, threads: int) -> None:
     """The core has so many threads, each asleep in its own read, with its own words and its own id."""
     assert len(core.thread_ids) == threads
     indices = set()
-    for tid, note in list(zip(core.thread_ids, core.notes_of(NT_PRSTATUS), strict=True))[1:]:
-        count, number, base = (struct.unpack_from("<Q", note.data, at)[0] for at in (_RDX, _ORIG_RAX, _FS_BASE))
-        assert number == _READ
+    counts, numbers = core.register(core.layout.third_argument), core.register(core.layout.call_number)
+    sleepers = list(zip(core.thread_ids, counts, numbers, core.thread_pointers, strict=True))[1:]
+    for tid, count, number, base in sleepers:
+        assert number == CALLS["read"]
         index = count - _FIRST_COUNT
         word, seen_tid = struct.unpack("<2Q", core.read(base + target.number("mark_offset"), 16))
         assert word == (index * PATTERN_STEP + PATTERN_START) & ((1 << 64) - 1)

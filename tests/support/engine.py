@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from . import proc
-from .waiting import eventually
+from .waiting import SLOWNESS, eventually
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-ENGINE_SECONDS = 120.0
+ENGINE_SECONDS = 120.0 * SLOWNESS
 """A dump that takes longer hangs."""
 
 

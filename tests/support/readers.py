@@ -7,7 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-READER_SECONDS = 300.0
+from .waiting import SLOWNESS
+
+READER_SECONDS = 300.0 * SLOWNESS
 """Heap dumps of a JVM take long on an overloaded machine; reached only when a test fails."""
 
 

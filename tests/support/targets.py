@@ -210,10 +210,10 @@ def start_as_init(command: Sequence[str | Path], folder: Path, **options: object
     return start_inside(wrapper, command, folder, **options)  # type: ignore[arg-type]
 
 
-def spawn_extended(spawn_target: Callable[..., Target], kind: str) -> Target:
+def spawn_extended(spawn_target: Callable[..., Target], kind: str, *arguments: object) -> Target:
     """Start targets/extended.c; skips the test where the machine, or its kernel, lacks the registers."""
     try:
-        return spawn_target("extended", kind, signals="default")
+        return spawn_target("extended", kind, *arguments, signals="default")
     except AssertionError as error:
         if "ended with 77" in str(error):
             pytest.skip(f"this machine has no such registers ({kind})")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 30.0
+SLOWNESS = float(os.environ.get("COREPIPE_SLOWNESS", "1"))
+"""How many times slower than a usual one this machine is, when it is emulated."""
+PATIENCE_SECONDS = 30.0 * SLOWNESS
 """How long a condition that must come true may take on an overloaded machine; reached only when a test fails."""
 
 

@@ -1,5 +1,5 @@
 /* A static program without a C library, in which no `syscall; ret` and no sigreturn can be found.
- * (With -m32 the vDSO has both.) Built with -nostdlib -static. Speaks the protocol of target.h, without its signals.
+ * (With -m32 and on Arm the vDSO has both.) Built with -nostdlib -static. Speaks the protocol of target.h, without its signals.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -18,6 +18,21 @@ static inline __attribute__((always_inline)) long call(long number, long a, long
                      : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
                      : "rcx", "r11", "memory");
     return result;
+}
+
+static long map_shared(long fd)
+{
+    return call(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+}
+#elif defined __aarch64__
+#define START "_start:\n\tmov x0, sp\n\tbl begin"
+
+static inline __attribute__((always_inline)) long call(long number, long a, long b, long c, long d, long e, long f)
+{
+    register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d, x4 __asm__("x4") = e, x5 __asm__("x5") = f;
+    __asm__ volatile("svc 0\n\tnop" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+    return x0;
 }
 
 static long map_shared(long fd)
@@ -64,7 +79,7 @@ __attribute__((used)) static void begin(char **stack)
     for (const char *digit = variable(environment, "TARGET_READY"); *digit; digit++)
         ready = 10 * ready + *digit - '0';
     call(SYS_prctl, 1 /* PR_SET_PDEATHSIG */, 9, 0, 0, 0, 0);
-    long fd = call(SYS_open, (long)variable(environment, "TARGET_STATE"), O_RDWR | O_CLOEXEC, 0, 0, 0, 0);
+    long fd = call(SYS_openat, AT_FDCWD, (long)variable(environment, "TARGET_STATE"), O_RDWR | O_CLOEXEC, 0, 0, 0);
     long page = map_shared(fd);
     if (page < 0 && page > -4096)
         call(SYS_exit, 1, 0, 0, 0, 0, 0);

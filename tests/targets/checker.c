@@ -1,17 +1,22 @@
 /* checker KIND: a main thread that checks itself while it is copied; the main thread is the one calls are run in.
  *
- * registers  spins with a pattern in general, AVX and SSE control registers (i386: x87 and fs), and compares them
+ * registers  spins with a pattern in general, AVX and SSE control registers (i386: x87 and fs; Arm: its own), and
+ *            compares them
  * sleep      sleeps again and again, and checks that no sleep is short
+ * nap N      sleeps again and again, N milliseconds each time, after an EINTR for what is left of them
+ * futex      waits on a futex with a timeout
  * epoll      waits in epoll_wait without handlers; a return is a failure, one EINTR a round is told apart
  * altstack   spins inside a signal handler on a small alternative stack between two canaries
  * small      spins on a stack of a few KiB between two canaries, as goroutines do
- * many       as registers, beside 100 threads that each keep sums
+ * many N     as registers, beside N threads that each keep sums
  */
 #include "target.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <stddef.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 
 static volatile uint64_t interrupted; /* EINTR that no signal explains */
@@ -68,6 +73,73 @@ __attribute__((noinline)) static void hold_in_registers(const struct image *in, 
         : [in] "r"(in), [out] "r"(out)
         : "memory", "cc", "rcx", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4",
           "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+}
+
+static void set_control(struct image *image, uint64_t round)
+{
+    image->mxcsr = 0x1f80 | (uint32_t)(round % 4) << 13; /* rounding mode */
+}
+
+static void usual_control(void)
+{
+    static const uint32_t usual = 0x1f80;
+    __asm__ volatile("ldmxcsr %0" : : "m"(usual));
+}
+
+#elif defined __aarch64__
+struct image {
+    uint64_t general[26];
+    uint64_t vectors[32][2];
+    uint64_t control, status, flags;
+    uint64_t pad[11];
+} __attribute__((aligned(64)));
+_Static_assert(offsetof(struct image, vectors) == 208 && offsetof(struct image, control) == 720 && sizeof(struct image) == 832,
+               "offsets below");
+
+/* Registers two by two from an address on; x0 to x3 are in use. */
+#define GENERAL(op, at)                                                                                                \
+    #op " x4, x5, [" at "]\n" #op " x6, x7, [" at ", 16]\n" #op " x8, x9, [" at ", 32]\n"                              \
+    #op " x10, x11, [" at ", 48]\n" #op " x12, x13, [" at ", 64]\n" #op " x14, x15, [" at ", 80]\n"                    \
+    #op " x16, x17, [" at ", 96]\n" #op " x18, x20, [" at ", 112]\n" #op " x21, x22, [" at ", 128]\n"                  \
+    #op " x23, x24, [" at ", 144]\n" #op " x25, x26, [" at ", 160]\n" #op " x27, x28, [" at ", 176]\n"                 \
+    #op " x19, x30, [" at ", 192]\n"
+#define VECTORS(op, at)                                                                                                \
+    #op " q0, q1, [" at "]\n" #op " q2, q3, [" at ", 32]\n" #op " q4, q5, [" at ", 64]\n"                              \
+    #op " q6, q7, [" at ", 96]\n" #op " q8, q9, [" at ", 128]\n" #op " q10, q11, [" at ", 160]\n"                      \
+    #op " q12, q13, [" at ", 192]\n" #op " q14, q15, [" at ", 224]\n" #op " q16, q17, [" at ", 256]\n"                 \
+    #op " q18, q19, [" at ", 288]\n" #op " q20, q21, [" at ", 320]\n" #op " q22, q23, [" at ", 352]\n"                 \
+    #op " q24, q25, [" at ", 384]\n" #op " q26, q27, [" at ", 416]\n" #op " q28, q29, [" at ", 448]\n"                 \
+    #op " q30, q31, [" at ", 480]\n"
+
+__attribute__((noinline)) static void hold_in_registers(const struct image *in_image, struct image *out_image)
+{
+    register const struct image *in __asm__("x0") = in_image;
+    register struct image *out __asm__("x1") = out_image;
+    __asm__ volatile(
+        "ldr x3, [x0, 720]\n msr fpcr, x3\n ldr x3, [x0, 728]\n msr fpsr, x3\n ldr x3, [x0, 736]\n msr nzcv, x3\n"
+        "add x3, x0, 208\n" VECTORS(ldp, "x3") GENERAL(ldp, "x0")
+        "mov x2, 0x50000\n"
+        "1: sub x2, x2, 1\n cbnz x2, 1b\n"
+        GENERAL(stp, "x1") "add x3, x1, 208\n" VECTORS(stp, "x3")
+        "mrs x3, fpcr\n str x3, [x1, 720]\n mrs x3, fpsr\n str x3, [x1, 728]\n mrs x3, nzcv\n str x3, [x1, 736]\n"
+        : "+r"(in), "+r"(out)
+        :
+        : "memory", "cc", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15",
+          "x16", "x17", "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30", "v0", "v1",
+          "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18",
+          "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+}
+
+static void set_control(struct image *image, uint64_t round)
+{
+    image->control = round % 4 << 22;             /* rounding mode */
+    image->status = 1 << 27 | (round & 1) << 4;   /* saturated, inexact */
+    image->flags = (round / 4 + 1) % 16 << 28;
+}
+
+static void usual_control(void)
+{
+    __asm__ volatile("msr fpcr, xzr");
 }
 
 #else /* i386: x87 too, with five of its eight registers in use, and a segment register */
@@ -128,24 +200,36 @@ static void hold_in_registers(struct image *in, struct image *out)
     *out = pair[1];
     __asm__ volatile("fldcw %0" : : "m"(plain));
 }
+
+static void set_control(struct image *image, uint64_t round)
+{
+    image->mxcsr = 0x1f80 | (uint32_t)(round % 4) << 13; /* rounding mode */
+}
+
+static void usual_control(void)
+{
+    static const uint32_t usual = 0x1f80;
+    __asm__ volatile("ldmxcsr %0" : : "m"(usual));
+}
 #endif
 
 static void check_registers(uint64_t round)
 {
-    static const uint32_t plain = 0x1f80;
     struct image in, out;
     memset(&in, 0, sizeof in);
     memset(&out, 0, sizeof out);
     fill_pattern(&in, sizeof in);
     in.general[0] += round;
-    in.mxcsr = plain | (uint32_t)(round % 4) << 13; /* rounding mode */
+    set_control(&in, round);
     memset(in.pad, 0, sizeof in.pad);
     hold_in_registers(&in, &out);
     memset(out.pad, 0, sizeof out.pad);
-    in.mxcsr &= ~0x3fU, out.mxcsr &= ~0x3fU;
+#ifndef __aarch64__
+    in.mxcsr &= ~0x3fU, out.mxcsr &= ~0x3fU; /* what was inexact and so on, of the compiler's own sums too */
+#endif
     if (memcmp(&in, &out, sizeof in))
         fail("registers changed");
-    __asm__ volatile("ldmxcsr %0" : : "m"(plain));
+    usual_control();
 }
 
 static void registers(void)
@@ -175,6 +259,38 @@ static void sleeping(void)
         } else if (now() - begun < 0.0199) {
             fail("a sleep was short");
         }
+        beat();
+    }
+}
+
+static void napping(long milliseconds)
+{
+    for (;;) {
+        struct timespec rest = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+        double begun = now();
+        while (nanosleep(&rest, &rest))
+            if (errno != EINTR)
+                fail("nanosleep");
+        if (now() - begun < milliseconds / 1000.0 - 0.0001)
+            fail("a nap was short");
+        beat();
+    }
+}
+
+static void waiting(void)
+{
+    static int word;
+    for (;;) {
+        struct timespec limit = {0, 20000000};
+        double begun = now();
+        if (syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &limit, NULL, 0) != -1)
+            fail("futex");
+        if (errno == EINTR)
+            interrupted++;
+        else if (errno != ETIMEDOUT)
+            fail("futex");
+        else if (now() - begun < 0.0199)
+            fail("a wait was short");
         beat();
     }
 }
@@ -279,7 +395,7 @@ int main(int count, char **arguments)
     if (!strcmp(kind, "small"))
         on_small_stack();
     if (!strcmp(kind, "many"))
-        for (uintptr_t i = 0; i < 100; i++) {
+        for (uintptr_t i = 0; i < strtoul(arguments[2], NULL, 0); i++) {
             pthread_t thread;
             if (pthread_create(&thread, NULL, summing, (void *)(i + 1)))
                 die("pthread_create");
@@ -287,6 +403,10 @@ int main(int count, char **arguments)
     target_ready();
     if (!strcmp(kind, "sleep"))
         sleeping();
+    if (!strcmp(kind, "nap"))
+        napping(atol(arguments[2]));
+    if (!strcmp(kind, "futex"))
+        waiting();
     if (!strcmp(kind, "epoll"))
         epolling();
     registers();

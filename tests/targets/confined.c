@@ -15,6 +15,8 @@
 #define AREA (1UL << 20)
 #ifdef __x86_64__
 #define OWN_ARCH AUDIT_ARCH_X86_64
+#elif defined __aarch64__
+#define OWN_ARCH AUDIT_ARCH_AARCH64
 #else
 #define OWN_ARCH AUDIT_ARCH_I386
 #endif

@@ -1,16 +1,14 @@
-/* extended tiles|vectors: the main thread keeps data in AMX tiles, or in AVX-512 registers, and finds any change.
+/* extended KIND: the main thread keeps data in registers that not every machine has, and finds any change.
  *
- * Tiles 4 to 7 hold a pattern; tiles 0 to 2 take part in a multiplication whose result is known, round by round.
- * Registers zmm16 to zmm31 and the masks k1 to k7 hold a pattern. Ends with 77 where there are no such registers.
+ * tiles        AMX: tiles 4 to 7 hold a pattern; 0 to 2 take part in a multiplication whose result is known, round by round
+ * vectors      AVX-512: registers zmm16 to zmm31 and the masks k1 to k7 hold a pattern
+ * sve [BYTES]  Arm: z0 to z31, p0 to p15 and FFR hold a pattern; BYTES: vector length, the usual one if not given
+ * Ends with 77 where there are no such registers.
  */
 #include "target.h"
 
-#include <cpuid.h>
 #include <sys/syscall.h>
 
-#define ARCH_REQ_XCOMP_PERM 0x1023
-#define XFEATURE_XTILEDATA 18
-#define TILE_BYTES 1024UL
 #define LACKING 77
 
 static void fail(const char *what)
@@ -19,18 +17,25 @@ static void fail(const char *what)
     fprintf(stderr, "extended: %s\n", what);
 }
 
+static void spin(void)
+{
+    for (long i = 0; i < 300000; i++)
+        __asm__ volatile("");
+}
+
+#ifdef __x86_64__
+#include <cpuid.h>
+
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
+#define TILE_BYTES 1024UL
+
 static int has(uint32_t leaf, char reg, int bit)
 {
     uint32_t a, b, c, d;
     if (!__get_cpuid_count(leaf, 0, &a, &b, &c, &d))
         return 0;
     return (reg == 'b' ? b : d) >> bit & 1;
-}
-
-static void spin(void)
-{
-    for (long i = 0; i < 300000; i++)
-        __asm__ volatile("");
 }
 
 struct tile_config {
@@ -132,10 +137,45 @@ static void keep_vectors(void)
     }
 }
 
+#else
+#include "scalable.h"
+
+static void keep_scalable(long bytes)
+{
+    static struct scalable in, out;
+    bytes = fill_scalable(&in, bytes);
+    if (!bytes)
+        exit(LACKING);
+    fact("vector_bytes=%ld\n", bytes);
+    target_ready();
+    LOAD_SCALABLE(in);
+    for (;;) {
+        spin();
+        __asm__ volatile(".arch_extension sve\n" MOVE(str, "%0", "%1") "rdffr p0.b\n str p0, [%2]\n ldr p0, [%1]\n"
+                         :
+                         : "r"(out.z), "r"(out.p), "r"(out.ffr)
+                         : "memory");
+        const volatile uint64_t *wanted = (uint64_t *)&in, *found = (uint64_t *)&out; /* memcmp may use the registers */
+        for (size_t i = 0; i < sizeof in / 8; i++)
+            if (wanted[i] != found[i])
+                fail("a register changed");
+        state->counter++;
+    }
+}
+#endif
+
 int main(int count, char **arguments)
 {
+    const char *kind = count > 1 ? arguments[1] : "";
     target_begin();
-    if (count > 1 && !strcmp(arguments[1], "vectors"))
+#ifdef __x86_64__
+    if (!strcmp(kind, "vectors"))
         keep_vectors();
-    keep_tiles();
+    if (!strcmp(kind, "tiles"))
+        keep_tiles();
+#else
+    if (!strcmp(kind, "sve"))
+        keep_scalable(count > 2 ? atol(arguments[2]) : 0);
+#endif
+    return LACKING;
 }

@@ -1,7 +1,7 @@
 /* lockstep BYTES: threads that keep what must agree far apart in memory, and write it at full speed.
  *
  * Under one mutex: n = ++first[1] on the first page; word 0 of page n % pages = n; last[1] = n on the last page.
- * One more thread counts in r12 and writes it, in this order, to a shared mapping, a private one and another shared one.
+ * One more thread counts in r12 (Arm: x12) and writes it, in this order, to a shared mapping, a private one and another shared one.
  */
 #include "target.h"
 
@@ -28,6 +28,17 @@ static void *count_in_register(void *unused)
 {
     fact("counting=%d\n", gettid());
     target_ready();
+#ifdef __aarch64__
+    __asm__ volatile("mov x12, 0\n" /* stores with release: no later one is seen before an earlier one */
+                     "1: add x12, x12, 1\n"
+                     "stlr x12, [%0]\n"
+                     "stlr x12, [%1]\n"
+                     "stlr x12, [%2]\n"
+                     "b 1b\n"
+                     :
+                     : "r"(ahead), "r"(middle), "r"(behind)
+                     : "x12", "memory");
+#else
     __asm__ volatile("xorl %%r12d, %%r12d\n"
                      "1: incq %%r12\n"
                      "movq %%r12, (%0)\n"
@@ -37,6 +48,7 @@ static void *count_in_register(void *unused)
                      :
                      : "r"(ahead), "r"(middle), "r"(behind)
                      : "r12", "memory");
+#endif
     return unused;
 }
 
