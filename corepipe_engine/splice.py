@@ -17,7 +17,7 @@ import re
 import struct
 import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from . import ptrace
@@ -30,7 +30,8 @@ from .stepping import NotBegunError, StuckError, run_to_exit, sigchld_blocked
 
 PIPES: Final = 2
 """One is emptied while the other is filled."""
-_PIPE_BYTES: Final = 1 << 20
+PIPE_BYTES: Final = (4 << 20, 1 << 20)
+"""What is asked for: the first takes half the processor time, and CAP_SYS_RESOURCE (tests/bench/run --only sizes)."""
 _MIN_PIPE_BYTES: Final = 1 << 18
 _PIDFD_GETFD: Final = 438
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
@@ -70,7 +71,16 @@ class PagePipes:
     ranges: (start, end, ...), ascending: the memory that can be sent so. fill() is for the tracing thread alone.
     """
 
-    def __init__(self, calls: SnapshotCalls, folder: ProcDir, pidfd: int, scratch: int, elf: ElfFormat) -> None:
+    def __init__(
+        self,
+        calls: SnapshotCalls,
+        folder: ProcDir,
+        pidfd: int,
+        scratch: int,
+        elf: ElfFormat,
+        count: int = PIPES,
+        wanted: Sequence[int] = PIPE_BYTES,
+    ) -> None:
         self.fds: list[int] = []
         self.size = 0
         self.ranges: array[int] = array("Q")
@@ -83,7 +93,7 @@ class PagePipes:
         self._slow = 0
         self._mem_fd = folder.open("mem", os.O_RDWR)
         try:
-            sizes = [self._open_pipe(pidfd) for _ in range(PIPES)]
+            sizes = [self._open_pipe(pidfd, wanted) for _ in range(count)]
             self.size = min(sizes)
             if self.size < _MIN_PIPE_BYTES:
                 raise OSError("the pipes are too small")
@@ -91,7 +101,7 @@ class PagePipes:
             self.close()
             raise
 
-    def _open_pipe(self, pidfd: int) -> int:
+    def _open_pipe(self, pidfd: int, wanted: Sequence[int]) -> int:
         """Let the snapshot make a pipe, and take the end to read from; return how many bytes it holds."""
         result = self._calls.run(SystemCall.PIPE2, (self._scratch, os.O_CLOEXEC))
         if result < 0:
@@ -103,8 +113,10 @@ class PagePipes:
             raise OSError(number, os.strerror(number))
         self.fds.append(fd)
         self._ends.append(write_end)
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_BYTES)
+        for wanted_bytes in wanted:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, _F_SETPIPE_SZ, wanted_bytes)
+                break
         size: int = fcntl.fcntl(fd, _F_GETPIPE_SZ)
         return size
 

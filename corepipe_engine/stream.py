@@ -5,7 +5,6 @@ Nothing seeks; every byte is counted. The caller's thread stays free for the sto
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import errno
 import functools
@@ -15,10 +14,10 @@ import select
 import signal
 import threading
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
 
+from .chunks import NOTHING, SIZES, Chunk, Sizes, chunks, rest_of
 from .errors import CorepipeError, DumpFailedError
 from .memory import Buffer, MemoryReader
 from .plan import DumpPlan
@@ -26,145 +25,8 @@ from .sink import write_error
 from .tags import TagReader, pieces
 
 T = TypeVar("T")
-BUFFER_BYTES = 1 << 20
-BUFFERS = 4
-_NOTHING: array[int] = array("Q")
-_MAX_RANGES = 1024
-"""Ranges in one buffer: as many as process_vm_readv takes in one call."""
-_MIN_DIRECT = 128 << 10
-"""Bytes in one piece from which on it pays to let the snapshot send its pages itself."""
-_MAX_GAP = 1 << 20
-"""Bytes of zeros that such a piece may have inside: the kernel makes page tables for them in the snapshot."""
 _SPLICE_MOVE = 1
 _NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-
-
-@dataclass(slots=True)
-class Chunk:
-    """What goes into one buffer: length bytes, of which ranges (address, length) go to places (offset, length).
-
-    direct: it may go by way of a pipe that the snapshot fills; its ranges then hold the gaps between reads as well.
-    """
-
-    length: int = 0
-    ranges: array[int] = field(default_factory=lambda: array("Q"))
-    places: array[int] = field(default_factory=lambda: array("Q"))
-    zeros: list[tuple[int, int]] = field(default_factory=list)
-    direct: bool = False
-
-    def add(self, address: int, length: int, zeros: bool) -> None:
-        """Append bytes to be read, or zeros."""
-        if zeros:
-            self.zeros.append((self.length, length))
-        else:
-            self.ranges.extend((address, length))
-            self.places.extend((self.length, length))
-        self.length += length
-
-
-class _Piece(NamedTuple):
-    """Bytes of one segment: to be read, or zeros; direct: of memory that the snapshot can send."""
-
-    address: int
-    length: int
-    zeros: bool = False
-    direct: bool = False
-
-
-def chunks(plan: DumpPlan, size: int, direct: array[int] = _NOTHING) -> Iterator[Chunk]:
-    """Yield the segment data of a plan, cut into chunks of size bytes at the most.
-
-    direct: ranges (start, end, ...), ascending, that the snapshot can send itself.
-    """
-    chunk = Chunk()
-    for piece in _long_pieces(plan, direct) if direct else _pieces(plan):
-        if piece.direct is not chunk.direct and chunk.length:
-            yield chunk
-            chunk = Chunk()
-        chunk.direct = piece.direct
-        done = 0
-        while done < piece.length:
-            if chunk.length == size or len(chunk.ranges) >= 2 * _MAX_RANGES:
-                yield chunk
-                chunk = Chunk(direct=piece.direct)
-            step = min(piece.length - done, size - chunk.length)
-            chunk.add(piece.address + done, step, piece.zeros)
-            done += step
-    if chunk.length:
-        yield chunk
-
-
-def _pieces(plan: DumpPlan) -> Iterator[_Piece]:
-    """Yield what is to be read and the zeros in between, in the order of the file."""
-    reads, index = plan.reads, 0
-    for start, file_size in zip(plan.starts, plan.file_sizes, strict=True):
-        position, end = start, start + file_size
-        while index < len(reads) and reads[index] < end:
-            address, length = reads[index], reads[index + 1]
-            if address > position:
-                yield _Piece(position, address - position, zeros=True)
-            yield _Piece(address, length)
-            position = address + length
-            index += 2
-        if position < end:
-            yield _Piece(position, end - position, zeros=True)
-
-
-def _long_pieces(plan: DumpPlan, direct: array[int]) -> Iterator[_Piece]:
-    """As _pieces; neighbours inside direct ranges become one direct piece where they are long enough together."""
-    held: list[_Piece] = []
-    held_bytes = 0
-    for piece, inside in _cut(_pieces(plan), direct):
-        if piece.zeros and piece.length > _MAX_GAP:
-            inside = False
-        if held and not (inside and held[-1].address + held[-1].length == piece.address):
-            yield from held
-            held, held_bytes = [], 0
-        if not inside:
-            yield piece
-            continue
-        held_bytes += piece.length
-        if held_bytes < _MIN_DIRECT:
-            held.append(piece)
-        else:
-            first = held[0] if held else piece
-            held = [_Piece(first.address, held_bytes, direct=True)]
-    yield from held
-
-
-def _cut(pieces: Iterator[_Piece], ranges: array[int]) -> Iterator[tuple[_Piece, bool]]:
-    """Yield the pieces, cut where ranges (start, end, ...) begin and end, and whether they lie inside one."""
-    for piece in pieces:
-        address, end = piece.address, piece.address + piece.length
-        index = bisect.bisect_right(ranges, address)
-        while address < end:
-            border = min(ranges[index], end) if index < len(ranges) else end
-            yield _Piece(address, border - address, piece.zeros), bool(index % 2)
-            address, index = border, index + 1
-
-
-def _to_be_read(plan: DumpPlan, chunk: Chunk, sent: int) -> Chunk:
-    """Return what is left of a direct chunk behind its first bytes, with the gaps between the reads as zeros."""
-    reads, rest = plan.reads, Chunk()
-    for index in range(0, len(chunk.ranges), 2):
-        begin, end = chunk.ranges[index], chunk.ranges[index] + chunk.ranges[index + 1]
-        skipped = min(sent, end - begin)
-        sent -= skipped
-        begin += skipped
-        at = bisect.bisect_right(range(0, len(reads), 2), begin, key=reads.__getitem__) - 1
-        at = 2 * max(at, 0)
-        while begin < end:
-            while at < len(reads) and reads[at] + reads[at + 1] <= begin:
-                at += 2
-            start, stop = (reads[at], reads[at] + reads[at + 1]) if at < len(reads) else (end, end)
-            if begin < start:
-                border = min(start, end)
-                rest.add(begin, border - begin, zeros=True)
-            else:
-                border = min(stop, end)
-                rest.add(begin, border - begin, zeros=False)
-            begin = border
-    return rest
 
 
 class Pipes(Protocol):
@@ -192,6 +54,10 @@ class Digest(Protocol):
         """Return the digest of all bytes so far."""
 
 
+class _Ended(Exception):  # noqa: N818 - no error
+    """The stream is to end before its time."""
+
+
 class CoreStream:
     """One core on its way: start(), then wait on wake_fd, call serve(), look at done and error until one is set.
 
@@ -210,6 +76,7 @@ class CoreStream:
         pipes: Pipes | None = None,
         digest: Digest | None = None,
         tags: TagReader | None = None,
+        sizes: Sizes = SIZES,
     ) -> None:
         self.written = self.spliced = 0
         self.done = False
@@ -219,7 +86,8 @@ class CoreStream:
         self._reader = reader
         self._fd = fd
         self._command = command
-        self._buffers = [Buffer(BUFFER_BYTES) for _ in range(BUFFERS)]
+        self._sizes = sizes
+        self._buffers = [Buffer(sizes.chunk) for _ in range(sizes.buffers)]
         self._pipes = pipes if digest is None else None  # what is to be counted in must come by
         self._digest = digest
         self._tags = tags
@@ -311,27 +179,30 @@ class CoreStream:
             os.write(self._wake_write, b"x")
 
     def _read(self) -> None:
-        pipes = self._pipes
+        direct, pipe_size = (self._pipes.ranges, self._pipes.size) if self._pipes is not None else (NOTHING, 0)
         try:
-            for chunk in chunks(self._plan, BUFFER_BYTES, pipes.ranges if pipes is not None else _NOTHING):
-                if chunk.direct:
-                    sent = self._send_pages(chunk)
-                    if sent == chunk.length:
-                        continue
-                    chunk = _to_be_read(self._plan, chunk, sent)
-                buffer = self._free.get()
-                if buffer is None or self._stop.is_set():
-                    return
-                for offset, length in chunk.zeros:
-                    buffer.zero(offset, length)
-                if chunk.ranges:
-                    self._reader.read(chunk.ranges, buffer, chunk.places)
-                self._full.put((buffer, chunk.length))
+            for chunk in chunks(self._plan, self._sizes, direct, pipe_size):
+                sent = self._send_pages(chunk) if chunk.direct else 0
+                if sent < chunk.length:
+                    for piece in rest_of(self._plan, chunk, sent, self._sizes) if chunk.direct else (chunk,):
+                        self._read_chunk(piece)
             self._read_tags()
+        except _Ended:
+            pass
         except BaseException as error:
             self._fail(error)
         finally:
             self._full.put(None)
+
+    def _read_chunk(self, chunk: Chunk) -> None:
+        buffer = self._free.get()
+        if buffer is None or self._stop.is_set():
+            raise _Ended
+        for offset, length in chunk.zeros:
+            buffer.zero(offset, length)
+        if chunk.ranges:
+            self._reader.read(chunk.ranges, buffer, chunk.places)
+        self._full.put((buffer, chunk.length))
 
     def _read_tags(self) -> None:
         tags = self._tags
@@ -348,11 +219,11 @@ class CoreStream:
     def _send_pages(self, chunk: Chunk) -> int:
         """Have a chunk put into a pipe by the thread that may; return how many bytes went that way."""
         pipes = self._pipes
-        if pipes is None or not pipes.usable or chunk.length > pipes.size:
+        if pipes is None or not pipes.usable:
             return 0
         slot = self._empty.get()
         if slot is None or self._stop.is_set():
-            return 0
+            raise _Ended
         sent = self._ask(functools.partial(pipes.fill, slot, chunk.ranges))
         if not sent:
             self._empty.put(slot)
@@ -409,7 +280,7 @@ class CoreStream:
             self.spliced += count
             length -= count
         while length:
-            data = os.read(fd, min(length, BUFFER_BYTES))
+            data = os.read(fd, min(length, self._sizes.chunk))
             if not data:
                 raise DumpFailedError("the snapshot's pipe ended before its time", "try again")
             self._write_bytes(memoryview(data))

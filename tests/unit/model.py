@@ -8,12 +8,12 @@ import struct
 from array import array
 from collections.abc import Iterable
 
+from corepipe_engine.chunks import Sizes, chunks
 from corepipe_engine.elf import ELF64, ElfFormat, Machine
 from corepipe_engine.memory import Buffer
 from corepipe_engine.plan import DumpPlan, make_plan
 from corepipe_engine.policy import Decision, Extent
 from corepipe_engine.regions import Region, RegionKind
-from corepipe_engine.stream import chunks
 
 PAGE = 4096
 BASE = 0x7F00_0000_0000
@@ -105,7 +105,7 @@ def file_of(plan: DumpPlan, chunk_bytes: int = 1 << 20) -> bytes:
     buffer = Buffer(chunk_bytes)
     pieces = [plan.header(bytes(plan.notes_bytes))]
     try:
-        for chunk in chunks(plan, chunk_bytes):
+        for chunk in chunks(plan, Sizes(chunk_bytes)):
             assert 0 < chunk.length <= chunk_bytes
             covered = sum(chunk.places[1::2]) + sum(length for _, length in chunk.zeros)
             assert covered == chunk.length

@@ -11,11 +11,11 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corepipe_engine.chunks import Sizes, chunks
 from corepipe_engine.elf import ELF32, ELF64, PN_XNUM, ElfFormat
 from corepipe_engine.plan import MIN_HOLE, ZERO_BLOCK, ZERO_REACH, ZERO_SEGMENTS, core_size, segment_flags, unserved
 from corepipe_engine.policy import Decision, Extent
 from corepipe_engine.regions import Region
-from corepipe_engine.stream import chunks
 
 from .model import ALL, BASE, FIRST, NONE, PAGE, file_of, many_regions, page_content, plan_of, region
 
@@ -317,8 +317,8 @@ def test_a_large_mapping_is_not_repeated_from_its_start() -> None:
 def test_chunks_hold_no_more_ranges_than_one_system_call_takes() -> None:
     runs = [edge for i in range(5000) for edge in (BASE + 2 * i * PAGE, BASE + (2 * i + 1) * PAGE)]
     plan = plan_of([(region(BASE, 10_000 * PAGE), ALL, True)], runs)
-    assert max(len(chunk.ranges) // 2 for chunk in chunks(plan, 64 << 20)) <= 1024
-    assert array("Q", [r for chunk in chunks(plan, 64 << 20) for r in chunk.ranges]) == plan.reads
+    assert max(len(chunk.ranges) // 2 for chunk in chunks(plan, Sizes(64 << 20))) <= 1024
+    assert array("Q", [r for chunk in chunks(plan, Sizes(64 << 20)) for r in chunk.ranges]) == plan.reads
 
 
 def test_what_only_userfaultfd_could_bring_is_named() -> None:

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corepipe_engine.chunks import Chunk, Sizes, chunks, rest_of
 from corepipe_engine.errors import DumpFailedError, NoSuchProcessError, SinkError
 from corepipe_engine.plan import DumpPlan
 from corepipe_engine.splice import kernel_version, open_pipes, without
-from corepipe_engine.stream import CoreStream, chunks, raise_error
+from corepipe_engine.stream import CoreStream, raise_error
 
 from .model import ALL, BASE, NONE, PAGE, ModelMemory, content, file_of, plan_of, region
 from .streaming import PATIENCE_SECONDS, Reader, run
@@ -122,6 +123,32 @@ def test_pages_go_past_us_and_the_core_is_the_same(pipes_over) -> None:
     stream = streamed(plan, pipes, reader.write_fd)
     assert reader.content() == file_of(plan)
     assert stream.spliced == pipes.filled == 7 * MIB, "all but the few pages"
+
+
+@pytest.mark.parametrize("pipe_size", [MIB // 4, MIB])
+def test_pipes_and_buffers_may_be_of_any_size(pipes_over, pipe_size: int) -> None:
+    """What cannot be sent takes several buffers where they are smaller than pipes, and else a part of one."""
+    plan, reader = sparse_plan(), Reader()
+    pipes = pipes_over(plan, everything(plan), frozenset({BASE + 3 * PAGE, BASE + 2 * MIB}))
+    pipes.size = pipe_size
+    stream = CoreStream(
+        plan, plan.header(bytes(100)), ModelMemory(), reader.write_fd, pipes=pipes, sizes=Sizes(MIB // 2, buffers=2)
+    )
+    stream.start()
+    run(stream)
+    raise_error(stream)
+    assert stream.close(PATIENCE_SECONDS)
+    assert reader.content() == file_of(plan)
+    assert stream.spliced == 7 * MIB - 2 * pipe_size + 3 * PAGE
+
+
+def test_a_long_segment_of_many_runs_is_sent_as_one() -> None:
+    """Every second page of 8 MiB was touched: what is between is not worth a range of its own."""
+    runs = [BASE + page * PAGE for page in range(2048)]
+    plan = plan_of([(region(BASE, 8 * MIB), ALL, True), (region(BASE + 8 * MIB, PAGE), ALL, False)], runs)
+    direct = array("Q", (BASE, BASE + 8 * MIB))
+    sent = [chunk for chunk in chunks(plan, direct=direct, pipe_size=4 * MIB) if chunk.direct]
+    assert [list(chunk.ranges) for chunk in sent] == [[BASE, 4 * MIB], [BASE + 4 * MIB, 4 * MIB]]
 
 
 def test_a_sink_that_cannot_splice_gets_the_same_bytes(pipes_over, tmp_path: Path) -> None:
@@ -244,6 +271,21 @@ def test_the_end_is_not_held_up_by_a_request_that_nobody_serves(pipes_over) -> N
     reader.content()
 
 
+def filled(plan: DumpPlan, chunk: Chunk) -> bytes:
+    """What comes of a chunk: only a direct one may span what was never touched."""
+    data = bytearray(b"\xaa" * chunk.length)
+    for index in range(0, len(chunk.ranges), 2):
+        address, length, place = *chunk.ranges[index : index + 2], chunk.places[index]
+        for page in range(address, address + length, PAGE):
+            touched = is_read(plan, page)
+            assert touched or chunk.direct
+            at = place + page - address
+            data[at : at + PAGE] = content(page, PAGE) if touched else bytes(PAGE)
+    for offset, length in chunk.zeros:
+        data[offset : offset + length] = bytes(length)
+    return bytes(data)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_any_plan_is_cut_into_the_same_bytes(seed: int) -> None:
@@ -264,23 +306,26 @@ def test_any_plan_is_cut_into_the_same_bytes(seed: int) -> None:
         at += size + chance.choice((0, PAGE, MIB))
     plan = plan_of(decided, runs)
     ranges = without(zip(direct[::2], direct[1::2], strict=True), [(BASE + 9 * PAGE + 5, BASE + 10 * PAGE + 5)])
+    sizes, pipe_size = (
+        Sizes(chance.choice((MIB // 16, MIB)), ranges=chance.choice((2, 1024))),
+        chance.choice((MIB // 4, 4 * MIB)),
+    )
     pieces = []
-    for chunk in chunks(plan, MIB, ranges):
-        assert 0 < chunk.length <= MIB
-        zeros = list(chunk.zeros)
-        data = bytearray(b"\xaa" * chunk.length)
-        for index in range(0, len(chunk.ranges), 2):
-            address, length, place = *chunk.ranges[index : index + 2], chunk.places[index]
-            for page in range(address, address + length, PAGE):
-                touched = is_read(plan, page)
-                assert touched or chunk.direct
-                at = place + page - address
-                data[at : at + PAGE] = content(page, PAGE) if touched else bytes(PAGE)
-                if chunk.direct:
-                    assert any(low <= page < high for low, high in zip(ranges[::2], ranges[1::2], strict=True))
-        for offset, length in zeros:
-            data[offset : offset + length] = bytes(length)
-        pieces.append(bytes(data))
+    for chunk in chunks(plan, sizes, ranges, pipe_size):
+        assert 0 < chunk.length <= (pipe_size if chunk.direct else sizes.chunk)
+        data = filled(plan, chunk)
+        if chunk.direct:
+            for index in range(0, len(chunk.ranges), 2):
+                address, length = chunk.ranges[index : index + 2]
+                assert any(
+                    low <= address and address + length <= high
+                    for low, high in zip(ranges[::2], ranges[1::2], strict=True)
+                )
+            sent = chance.randint(0, chunk.length // PAGE - 1) * PAGE
+            rest = list(rest_of(plan, chunk, sent, sizes))
+            assert all(0 < one.length <= sizes.chunk and not one.direct for one in rest)
+            data = data[:sent] + b"".join(filled(plan, one) for one in rest)
+        pieces.append(data)
     assert plan.header(b"") + b"".join(pieces) == file_of(plan)
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from corepipe_engine.chunks import SIZES
 from corepipe_engine.errors import DumpFailedError, ExitCode, NoSuchProcessError, SinkError
 from corepipe_engine.memory import Buffer, MemoryReader
 from corepipe_engine.plan import DumpPlan
-from corepipe_engine.stream import BUFFERS, CoreStream, raise_error
+from corepipe_engine.stream import CoreStream, raise_error
 
 from .model import ALL, BASE, NONE, PAGE, ModelMemory, file_of, many_regions, plan_of, region
 
@@ -288,14 +289,14 @@ def test_the_reader_runs_ahead_by_the_buffers_and_no_more(pipe: Pipe) -> None:
         def read(self, ranges: array[int], buffer: Buffer, places: array[int]) -> None:
             super().read(ranges, buffer, places)
             calls.append(buffer)
-            if len(calls) == BUFFERS:
+            if len(calls) == SIZES.buffers:
                 all_taken.set()
 
     stream = stream_of(sample_plan(40 * MIB), pipe.write_fd, Counting())
     stream.start()
     assert all_taken.wait(PATIENCE_SECONDS)
-    assert len(calls) == BUFFERS
-    assert len({id(buffer) for buffer in calls}) == BUFFERS
+    assert len(calls) == SIZES.buffers
+    assert len({id(buffer) for buffer in calls}) == SIZES.buffers
     pipe.close_read()
     until_done(stream)
     assert stream.close(PATIENCE_SECONDS)
