@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import threading
 from array import array
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from .freeze import Freeze
 from .memory import IOV_MAX, Buffer, ProcessMemory
 from .procfs import ProcDir
 
-_COPY_THREADS: Final = 2
+_MAX_READERS: Final = 4
 _SLICE_BYTES: Final = 16 << 20
 _PATIENCE_SECONDS: Final = 1.0
 _MADV_POPULATE_WRITE: Final = 23
@@ -64,6 +65,11 @@ def _slices(ranges: array[int]) -> list[_Slice]:
     if reads:
         portions.append((reads, places))
     return portions
+
+
+def _readers() -> int:
+    """Return how many threads copy: one does so at 0.4 of memcpy's speed, and the target's processors stand idle."""
+    return min(max(len(os.sched_getaffinity(0)), 2), _MAX_READERS)
 
 
 class _Copier:
@@ -115,7 +121,7 @@ def copy_ranges(
     copier = _Copier(task, store, portions, unpinned)
     threads: list[threading.Thread] = []
     try:
-        for _ in range(min(_COPY_THREADS, len(portions))):
+        for _ in range(min(_readers(), len(portions))):
             thread = threading.Thread(target=copier.run, name="copier", daemon=True)
             try:
                 thread.start()

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import machine, planning, stops, streams, writing
+from . import machine, planning, sizes, stops, streams, writing
 from .dumps import Engine, dump
 from .programs import Beating, Programs, build
 from .rounds import Rounds
@@ -24,6 +24,9 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 REPEATS, QUICK_REPEATS = 5, 3
 PARTS = {"stops": 300.0, "writing": 360.0, "streams": 500.0, "planning": 560.0}
 """Each part, and the seconds from the start after which it makes no more rounds than it must."""
+SIZES, SIZES_SECONDS = "sizes", 300.0
+"""A part that is for those who work on the stream, and is made only when it is asked for."""
+SIZES_BEGIN, SIZES_END = "<!-- bench-sizes:begin -->", "<!-- bench-sizes:end -->"
 _FLAT, _FLAT_QUICK = (64, 16384), (64,)
 """MiB of the targets that show whether the stream's speed and the engine's memory stay as they are."""
 _CAT = (("cat", streams.WRITERS),)
@@ -40,6 +43,11 @@ def main() -> int:
             return 3
         record = _measure(options)
         _keep(record)
+    if record.get("sizes"):
+        print(sizes.table(record))
+        if options.readme:
+            put_between(REPOSITORY / "README.md", SIZES_BEGIN, SIZES_END, sizes.table(record))
+        return 0
     print(all_tables(record))
     if options.readme:
         put_into_readme(REPOSITORY / "README.md", main_tables(record))
@@ -50,7 +58,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/bench/run", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="small targets, few repeats")
     parser.add_argument("--repeats", type=int, metavar="N", help=f"rounds (default {REPEATS}, quick {QUICK_REPEATS})")
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part only; may be given again")
+    parser.add_argument("--only", choices=(*PARTS, SIZES), action="append", help="this part only; may be given again")
     parser.add_argument("--engine", type=Path, default=REPOSITORY, metavar="FOLDER", help="holds corepipe_engine")
     parser.add_argument("--from", dest="from_file", type=Path, metavar="JSON", help="the result of an earlier run")
     parser.add_argument("--readme", action="store_true", help="put the main tables into README.md")
@@ -74,6 +82,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         programs = build(Path(folder))
         engine = Engine(options.engine.resolve(), Path(folder, "cache"))
         _warm_up(engine, programs)
+        if SIZES in parts:
+            mib = 256 if options.quick else 2048
+            some = Rounds(repeats, begun + SIZES_SECONDS)
+            record["sizes"] = [_plain(one) for one in sizes.measure(mib, programs, some, _say)]
+            record["seconds"] = time.monotonic() - begun
+            return record
         if "stops" in parts:
             for case in stops.QUICK if options.quick else stops.FULL:
                 _say(f"stop of {case.mib} MiB, {case.threads} threads and the heart, {case.pages} pages")
@@ -123,7 +137,7 @@ def _keep(record: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     name = ("quick-" if record["quick"] else "") + time.strftime("%Y%m%d-%H%M%S")
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(all_tables(record))
+    (RESULTS / f"{name}.md").write_text(sizes.table(record) if record.get("sizes") else all_tables(record))
     _say(f"kept in {RESULTS / name}.json and .md")
 
 

@@ -22,6 +22,7 @@ class Programs:
     throttle: Path
     limit: Path
     mapped: Path
+    memcpy: Path
 
 
 def build(folder: Path) -> Programs:
@@ -30,7 +31,7 @@ def build(folder: Path) -> Programs:
     if not compiler:
         raise SystemExit("the bench compiles its programs: apt install gcc")
     paths = []
-    for name in ("beating", "throttle", "limit", "mapped"):
+    for name in ("beating", "throttle", "limit", "mapped", "memcpy"):
         path = folder / name
         command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, _SOURCES / f"{name}.c"]
         subprocess.run(command, check=True)

@@ -12,6 +12,7 @@ import itertools
 import os
 import resource
 import select
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -199,3 +200,47 @@ def _stream(result: Sizing, plan: DumpPlan, notes: bytes, reader: MemoryReader, 
 def of(record: dict[str, Any]) -> Sizing:
     """Sizing from its JSON."""
     return Sizing(**{**record, "setting": Setting(**record["setting"])})
+
+
+def table(record: dict[str, Any]) -> str:
+    """What was measured, in Markdown: processor time for a GB, and in parentheses the speed."""
+    found = {(one.target, one.setting): one for one in map(of, record["sizes"])}
+    targets = list(dict.fromkeys(target for target, _ in found))
+    parts = [_machine(record), "Seconds of processor time for a GB (in parentheses: GB/s), medians:"]
+
+    def cell(target: str, setting: Setting) -> str:
+        one = found.get((target, setting))
+        if one is None:
+            return "-"
+        cpu, seconds = statistics.median(one.cpu_seconds), statistics.median(one.seconds)
+        return f"{cpu / one.bytes * 1e9:.2f} ({one.bytes / seconds / 1e9:.1f})"
+
+    whole, runs = targets
+    rows = [f"| {whole} | 2 buffers | 4 | 8 |", "|---|---:|---:|---:|"]
+    for path, chunk in itertools.product((READ, MEM), (64 * KIB, 256 * KIB, MIB, 4 * MIB)):
+        cells = [cell(whole, Setting(path, chunk, buffers)) for buffers in (2, 4, 8)]
+        rows.append(f"| {path}, {chunk >> 10} KiB | {' | '.join(cells)} |")
+    rows += ["", f"| {whole} | 1 pipe | 2 | 4 |", "|---|---:|---:|---:|"]
+    for chunk in (256 * KIB, MIB, 4 * MIB):
+        cells = [cell(whole, Setting(SPLICE, chunk, pipes=pipes)) for pipes in (1, 2, 4)]
+        rows.append(f"| {SPLICE}, {chunk >> 10} KiB | {' | '.join(cells)} |")
+    rows += ["", f"| {whole}, pipe into the sink | 64 KiB | 256 KiB | 1 MiB |", "|---|---:|---:|---:|"]
+    for path in (READ, MEM, SPLICE):
+        cells = [cell(whole, Setting(path, sink_pipe=size)) for size in (64 * KIB, 256 * KIB, MIB)]
+        rows.append(f"| {path} | {' | '.join(cells)} |")
+    rows += ["", f"| {runs}, ranges at most | 1 | 16 | 128 | 1024 |", "|---|---:|---:|---:|---:|"]
+    for path in (READ, MEM):
+        cells = [cell(runs, Setting(path, ranges=ranges)) for ranges in (1, 16, 128, 1024)]
+        rows.append(f"| {path} | {' | '.join(cells)} |")
+    rows += ["", f"| {runs} | 256 KiB | 1 MiB | 4 MiB |", "|---|---:|---:|---:|"]
+    for path in (READ, SPLICE):
+        cells = [cell(runs, Setting(path, chunk)) for chunk in (256 * KIB, MIB, 4 * MIB)]
+        rows.append(f"| {path} | {' | '.join(cells)} |")
+    return "\n\n".join([*parts, "\n".join(rows)])
+
+
+def _machine(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    return (
+        f"{machine['CPU']}, {machine['cores']} cores, Linux {machine['kernel']}, load {machine['load before']} before."
+    )

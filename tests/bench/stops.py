@@ -75,7 +75,7 @@ class Dumps:
 
 @dataclass
 class Stops:
-    """What was measured on one target. fork and gcore: seconds."""
+    """What was measured on one target. fork, gcore and memcpy (one thread, two): seconds."""
 
     mib: int
     threads: int
@@ -83,6 +83,7 @@ class Stops:
     huge_bytes: int = 0
     fork: list[float] = field(default_factory=list)
     gcore: list[float] = field(default_factory=list)
+    memcpy: dict[str, list[float]] = field(default_factory=dict)
     dumps: list[Dumps] = field(default_factory=list)
 
 
@@ -107,6 +108,10 @@ def measure(case: Case, engine: Engine, programs: Programs, rounds: Rounds, say:
             result.fork.append(target.fork())
             for dumps in result.dumps:
                 dumps.samples.append(_sample(case, target, dumps, engine, programs))
+            if ("buffer", "cat") in case.dumps:
+                for threads in ("1", "2"):
+                    words = [str(programs.memcpy), str(case.mib), threads]
+                    result.memcpy.setdefault(threads, []).append(float(subprocess.check_output(words)))
             if case.gcore and not result.gcore and shutil.which("gcore"):
                 result.gcore.append(_gcore(target))
         for dumps in result.dumps:

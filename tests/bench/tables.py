@@ -13,6 +13,7 @@ FORK_FACTOR = 1.25
 THREAD_SECONDS = 30e-6
 SINK_SPREAD = 0.2
 GCORE_FACTOR = 150
+MEMCPY_FACTOR = 0.8
 GCORE_MIB = 2048
 STREAM_FACTOR = 0.85
 CPU_FACTOR = 1.15
@@ -156,13 +157,17 @@ def _mode_table(cases: Sequence[Stops]) -> str:
             if dumps.sink != "50 MB/s":
                 gaps = [sample.gap for sample in dumps.samples]
                 rows.append([_size(case.mib), dumps.mode, dumps.sink, _spread(gaps, 1e3), _ratio(_gap(dumps), best)])
+        for threads, seconds in case.memcpy.items():
+            row = [_size(case.mib), f"memcpy in C, {threads} thread{'s' * (threads != '1')}", "memory"]
+            rows.append([*row, _spread(seconds, 1e3), _ratio(statistics.median(seconds), best)])
         if case.gcore:
             gap = statistics.median(case.gcore)
             rows.append(
                 [_size(case.mib), "gdb's `gcore`", "a file in memory", _spread(case.gcore, 1e3), _ratio(gap, best)]
             )
     table = _table(["memory", "mode", "pipe into", "stop, ms", "of `snapshot`"], rows, 3)
-    return f"The other modes, and gdb's `gcore`, on the same targets (4 KiB pages):\n\n{table}" if table else ""
+    what = "The other modes, a copy of as much memory in C, and gdb's `gcore`, on the same targets (4 KiB pages)"
+    return f"{what}:\n\n{table}" if table else ""
 
 
 def _ratio(gap: float, best: Dumps) -> str:
@@ -198,6 +203,13 @@ def _stop_goals(cases: Sequence[Stops]) -> list[str]:
             lines.append(
                 f"{_size(case.mib)}: the stops of all sinks lie within {spread * 100:.0f} % "
                 f"(goal {SINK_SPREAD * 100:.0f} %: {_met(spread <= SINK_SPREAD)})"
+            )
+        buffered = [sample for dumps in case.dumps if dumps.mode == "buffer" for sample in dumps.samples]
+        if buffered and case.memcpy:
+            speed = min(case.memcpy["1"]) / min(sample.steps["copy"] for sample in buffered)
+            goal = f"goal {MEMCPY_FACTOR}: {_met(speed >= MEMCPY_FACTOR)}"
+            lines.append(
+                f"{_size(case.mib)}: `buffer` copies at {speed:.2f} of memcpy's speed, the best of both ({goal})"
             )
         if case.gcore:
             ratio = statistics.median(case.gcore) / gaps[0]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corepipe_engine.copier import _readers
 from corepipe_engine.errors import NoSuchProcessError
 from corepipe_engine.memory import Buffer, CopiedMemory, ProcessMemory, VmReadv
 from corepipe_engine.procfs import PAGE_SIZE, ProcDir
@@ -394,3 +395,11 @@ def test_a_buffer_of_no_bytes_and_a_second_close_do_no_harm() -> None:
     buffer = Buffer(0)
     buffer.close()
     buffer.close()
+
+
+@pytest.mark.parametrize(("processors", "readers"), [(1, 2), (2, 2), (3, 3), (64, 4)])
+def test_as_many_threads_copy_as_there_are_processors_for(
+    monkeypatch: pytest.MonkeyPatch, processors: int, readers: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(processors)))
+    assert _readers() == readers
