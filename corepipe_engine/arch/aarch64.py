@@ -147,12 +147,12 @@ class AArch64:
         return size if first & capabilities == first and second & more == second else 0
 
     def read_regsets(self, get: Callable[[int], bytes | None]) -> tuple[tuple[Regset, bytes], ...]:
-        """Whatever the kernel gives for this thread."""
+        """Whatever the kernel gives for this thread, as long as its own core has it."""
         found = []
         for regset in self.regsets:
             data = get(regset.note_type)
             if data is not None:
-                found.append((regset, data))
+                found.append((regset, _written(regset.note_type, data)))
             elif regset.required:
                 raise LookupError("NT_FPREGSET")
         return tuple(found)
@@ -254,6 +254,14 @@ _SVE_QUADWORD_BYTES = 32 * 16 + 16 * 2 + 2
 
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 16)
+
+
+def _written(note_type: int, data: bytes) -> bytes:
+    """Return a register set without what the kernel did not write: its length is that of the longest vectors."""
+    if note_type not in (_Note.SVE, _Note.SSVE, _Note.ZA):
+        return data
+    size = _VECTOR_HEADER.unpack_from(data)[0]
+    return data[: (size + 15) // 16 * 16]
 
 
 def _sve_in_use(data: RegisterBytes) -> bool:

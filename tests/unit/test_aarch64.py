@@ -70,7 +70,7 @@ def thread(general: bytes | None = None, blocked: int = 0, **sets: bytes) -> Thr
 def test_every_set_that_the_kernel_gives_is_in_the_core_in_its_order() -> None:
     order = [2, 0x401, 0x402, 0x403, 0x40E, 0x404, 0x405, 0x40B, 0x40C, 0x40D, 0x406, 0x40A, 0x407, 0x408, 0x409, 0x40F]
     assert [regset.note_type for regset in ARCH.regsets] == [*order, 0x410]
-    assert [regset.note_type for regset, _ in ARCH.read_regsets(lambda kind: b"x")] == [*order, 0x410]
+    assert [regset.note_type for regset, _ in ARCH.read_regsets(lambda kind: bytes(16))] == [*order, 0x410]
     assert [regset.owner for regset in ARCH.regsets] == [b"CORE"] + [b"LINUX"] * len(order)
 
 
@@ -78,6 +78,14 @@ def test_sets_that_the_machine_does_not_have_make_no_note() -> None:
     assert [regset.note_type for regset, _ in thread(TLS=bytes(16)).regsets] == [NoteType.FPREGSET, TLS]
     with pytest.raises(LookupError):
         ARCH.read_regsets(lambda kind: None)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(SVE, 544), (SVE, 2224), (SSVE, 544), (0x40C, 16)])
+def test_vector_registers_are_as_long_as_their_header_says(kind: int, size: int) -> None:
+    """PTRACE_GETREGSET gives them room for the longest vectors; a kernel's core has what was written."""
+    given = vector_header(size, 64, 0) + bytes(8768 - 16)
+    ((_, floating), (_, found)) = ARCH.read_regsets({2: FPSIMD, kind: given}.get)
+    assert (floating, found) == (FPSIMD, given[:size])
 
 
 def test_prstatus_has_the_kernels_size() -> None:
