@@ -31,7 +31,7 @@ from .stepping import NotBegunError, StuckError, run_to_exit, sigchld_blocked
 PIPES: Final = 2
 """One is emptied while the other is filled."""
 PIPE_BYTES: Final = (4 << 20, 1 << 20)
-"""What is asked for: the first takes half the processor time, and CAP_SYS_RESOURCE (tests/bench/run --only sizes)."""
+"""What is asked for: the first takes two thirds of the processor time, and CAP_SYS_RESOURCE; see Sizes."""
 _MIN_PIPE_BYTES: Final = 1 << 18
 _PIDFD_GETFD: Final = 438
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
