@@ -66,7 +66,7 @@ def armed(build_target, tmp_path_factory) -> Armed:
         target.stop()
         for mode in MODES:
             run_corepipe(target.pid, "--mode", mode, output=folder / mode)
-        end_with_kernel_core(target, folder / "kernel")
+        end_with_kernel_core(target, folder / "kernel", asleep=len(SLEEPERS))
     return Armed(program, target.facts, folder)
 
 

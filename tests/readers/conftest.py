@@ -46,7 +46,7 @@ def cores(request, build_target, tmp_path_factory) -> Cores:
         run_corepipe(target.pid, "--mode", "snapshot", output=folder / "ours")
         run_corepipe(target.pid, "--mode", "direct", output=folder / "direct")
         run_corepipe(target.pid, "--mode", "buffer", "--holes", "zero", output=folder / "whole")
-        end_with_kernel_core(target, folder / "kernel")
+        end_with_kernel_core(target, folder / "kernel", asleep=8)
     paths = (folder / name for name in ("ours", "direct", "whole", f"gcore.{target.pid}", "kernel"))
     return Cores(program, target.pid, *paths, target.number("rseq_offset"), wide=not request.param)
 
