@@ -6,7 +6,8 @@ FAULT_KIND=raise in the environment: a MemoryError comes out of the step instead
 
 A step is a ptrace call, a wait that brought something, a write into the target, or a kill. The engine is forked from
 this process, which has imported it already: a point takes milliseconds. After each run a line "POINT STATUS" is
-printed, and a line of standard input is waited for; the first run that ends by itself is the last: "end STATUS POINTS".
+printed, and a line of standard input is waited for; the first run that ends by itself is the last: "end STATUS POINTS",
+and what it said on standard error.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ class Fault:
         return wrapped
 
 
-def run(point: int, arguments: list[str], steps_fd: int) -> None:
+def run(point: int, arguments: list[str], steps_fd: int, errors_fd: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
+    for fd in (0, 1):
         os.dup2(null, fd)
+    os.dup2(errors_fd, 2)
     fault = Fault(point)
     ptrace.call, ptrace.seize = fault.after(ptrace.call), fault.after(ptrace.seize)
     os.pwrite = fault.after(os.pwrite)
@@ -64,18 +66,21 @@ def loop() -> None:
     pid, mode, first, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     point = first
     while True:
+        errors = os.memfd_create("errors")
         read_end, write_end = os.pipe()
         child = os.fork()
         if not child:
             os.close(read_end)
-            run(point, [pid, "--mode", mode, *sys.argv[5:]], write_end)
+            run(point, [pid, "--mode", mode, *sys.argv[5:]], write_end, errors)
         os.close(write_end)
         _, status = os.waitpid(child, 0)
         steps = os.read(read_end, 100).decode() or str(point)
         os.close(read_end)
         if os.WIFEXITED(status) and (int(steps) < point or not os.WEXITSTATUS(status)):
             print(f"end {os.WEXITSTATUS(status)} {steps}", flush=True)
+            os.write(2, os.pread(errors, 10_000, 0))
             return
+        os.close(errors)
         print(f"{point} {status}", flush=True)
         if not sys.stdin.readline():
             return
