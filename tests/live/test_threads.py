@@ -13,14 +13,17 @@ from ..support.dumps import in_both_modes
 from ..support.engine import run_corepipe
 from ..support.proc import tids, tracers
 from ..support.readers import run_gdb
+from ..support.waiting import SLOWNESS
 
 pytestmark = pytest.mark.live
 DUMPS_OF_EACH_MODE = 100 if int(os.environ.get("COREPIPE_SOAK", "0")) else 17
+SPINNING = 16 if SLOWNESS == 1 else 4
+"""An emulated machine comes to nothing else with 16."""
 
 
 @in_both_modes("16 threads that never sleep", "buffer")
 def test_dumps_of_16_spinning_threads_are_all_good(spawn_target, tmp_path, mode):
-    target = spawn_target("spin", 16)
+    target = spawn_target("spin", SPINNING)
     before = target.fingerprint()
     for _ in range(DUMPS_OF_EACH_MODE):
         run_corepipe(target.pid, "--mode", mode, output=tmp_path / "core")
@@ -52,12 +55,12 @@ def test_dumps_of_a_process_that_keeps_creating_and_ending_threads_are_all_good(
 @pytest.mark.needs("gdb")
 @pytest.mark.parametrize(("program", "function"), [("spin", "spin"), ("churn", "churn")])
 def test_gdb_unwinds_every_thread_of_a_busy_process(spawn_target, build_target, tmp_path, program, function):
-    target = spawn_target(program)
+    target = spawn_target(program, *((SPINNING,) if program == "spin" else ()))
     run_corepipe(target.pid, output=tmp_path / "core")
     reading = run_gdb(build_target(program), tmp_path / "core", "thread apply all bt")
     threads = len(Core(tmp_path / "core").thread_ids)
     assert reading.out.count("\nThread ") == threads
-    assert reading.out.count(f" {function} (") >= (16 if program == "spin" else 4)
+    assert reading.out.count(f" {function} (") >= (SPINNING if program == "spin" else 4)
 
 
 @in_both_modes("first thread has ended", "buffer")
