@@ -39,6 +39,7 @@ _SPLICE_F_NONBLOCK = 2
 """Nothing of ours may wait for ever without us; an empty pipe takes it all."""
 _SLOW_SECONDS: Final = 0.05
 _PATIENCE: Final = 4
+"""After so many slow fills in a row the snapshot, which gets no processor, is read instead."""
 _FIRST_KERNEL: Final = (5, 18)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -135,9 +136,8 @@ class PagePipes:
             self._folder.stat()  # raises if it is gone
             self.usable = False
             return 0
-        if time.monotonic() - begun > _SLOW_SECONDS:
-            self._slow += 1
-            self.usable = self._slow < _PATIENCE
+        self._slow = self._slow + 1 if time.monotonic() - begun > _SLOW_SECONDS else 0
+        self.usable = self._slow < _PATIENCE
         return max(result, 0)
 
     def leak(self) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import select
+import struct
 import threading
 import time
 from array import array
@@ -18,7 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corepipe_engine import splice
+from corepipe_engine.arch import SystemCall
 from corepipe_engine.chunks import Chunk, Sizes, _Reads, chunks, rest_of
+from corepipe_engine.elf import ELF64
 from corepipe_engine.errors import DumpFailedError, NoSuchProcessError, SinkError
 from corepipe_engine.plan import DumpPlan
 from corepipe_engine.splice import kernel_version, open_pipes, without
@@ -355,3 +359,46 @@ def test_pages_under_a_hole_are_taken_out() -> None:
     assert list(without([(0, 8 * PAGE)], [(PAGE + 1, PAGE + 2)])) == [0, PAGE, 2 * PAGE, 8 * PAGE]
     assert list(without([(0, PAGE), (4 * PAGE, 5 * PAGE)], [(0, 5 * PAGE)])) == []
     assert list(without([(PAGE, 4 * PAGE)], [(0, 2 * PAGE), (3 * PAGE, 9 * PAGE)])) == [2 * PAGE, 3 * PAGE]
+
+
+class OwnCalls:
+    """The snapshot's system calls, run in this process; a fill takes as long as it is told to."""
+
+    def __init__(self, memory_fd: int, clock: list[float]) -> None:
+        self.seconds = 0.0
+        self.fds: list[int] = []
+        self._memory_fd = memory_fd
+        self._clock = clock
+
+    def run(self, call: SystemCall, arguments: tuple[int, ...]) -> int:
+        if call is SystemCall.PIPE2:
+            ends = os.pipe2(arguments[1])
+            self.fds += ends
+            os.pwrite(self._memory_fd, struct.pack("<ii", *ends), arguments[0])
+            return 0
+        self._clock[0] += self.seconds
+        return PAGE
+
+
+@pytest.mark.parametrize(
+    ("fills", "usable"),
+    [([0.06] * 3, True), ([0.06] * 4, False), ([0.06] * 3 + [0.01], True), ([0.06, 0.06, 0.06, 0.01] * 5, True)],
+)
+def test_a_snapshot_that_gets_no_processor_for_long_is_read_instead(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fills: list[float], usable: bool
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(splice.time, "monotonic", lambda: clock[0])
+    memory = os.open(tmp_path / "mem", os.O_RDWR | os.O_CREAT)
+    calls, pidfd = OwnCalls(memory, clock), os.pidfd_open(os.getpid())
+    folder = SimpleNamespace(open=lambda name, flags: os.dup(memory), stat=lambda: None)
+    pipes = splice.PagePipes(calls, folder, pidfd, PAGE, ELF64, wanted=(1 << 20,))  # type: ignore[arg-type]
+    try:
+        for seconds in fills:
+            calls.seconds = seconds
+            assert pipes.fill(0, array("Q", (BASE, PAGE))) == PAGE
+        assert pipes.usable is usable
+    finally:
+        pipes.close()
+        for fd in (*calls.fds, memory, pidfd):
+            os.close(fd)
