@@ -10,6 +10,7 @@ import pytest
 import corepipe_tui.screens.dump as dump_module
 from corepipe_engine.events import Failed, Finished, Notice, Progress, Resumed, SinkStderr, Started, Stopped
 from corepipe_engine.options import DumpOptions
+from corepipe_tui import format as fmt
 from corepipe_tui.runner import Ended, EngineRun
 from corepipe_tui.screens.confirm import ConfirmScreen
 from corepipe_tui.screens.dump import DumpScreen
@@ -290,7 +291,7 @@ async def test_the_result_tells_stop_bytes_file_sink_and_omissions(make_app, tmp
         seen = screen_text(app)
         for text in (
             "✓ the core is whole",
-            "0.058 s (attach 2 ms, fork 50 ms)",
+            "0.058 s (attach 2.0 ms, fork 50 ms)",
             "snapshot: copy-on-write",
             "1,048,576 bytes (1.00 MiB) in 2.0 s, 512.0 KiB/s",
             "12 of 20, 9 threads",
@@ -300,6 +301,21 @@ async def test_the_result_tells_stop_bytes_file_sink_and_omissions(make_app, tmp
             "4.0K      1 x  MADV_DONTDUMP",
         ):
             assert text in seen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "<0.1 ms"),
+        (0.00004, "<0.1 ms"),
+        (0.0003, "0.3 ms"),
+        (0.002, "2.0 ms"),
+        (0.0099, "9.9 ms"),
+        (0.05, "50 ms"),
+    ],
+)
+def test_parts_of_a_stop_are_told_so_that_they_add_up(seconds, text):
+    assert fmt.step(seconds) == text
 
 
 async def test_y_copies_the_marked_command_and_shows_it(make_app, tmp_path):
