@@ -20,7 +20,7 @@ LAST_REGISTERS = {
 LOADERS = {
     "EM_X86_64": ("linux-vdso.so.1", "ld-linux-x86-64.so.2"),
     "EM_386": ("linux-gate.so.1", "ld-linux.so.2"),
-    "EM_AARCH64": ("linux-vdso.so.1", "ld-linux-aarch64.so.1"),
+    "EM_AARCH64": ("linux-vdso.so.1",),  # elfutils 0.188 misses the loader, in gcore's core too
 }
 
 
