@@ -25,17 +25,18 @@ SOAK = int(os.environ.get("COREPIPE_SOAK", "0"))
 KINDS = ("registers", "sleep", "futex", "epoll", "many")
 STEPS = {("registers", ()): 1, ("sleep", ()): 3, ("futex", ()): 7, ("epoll", ()): 5,
          ("many", ()): 71 if SLOWNESS == 1 else 13,
-         ("registers", M32): 5, ("sleep", M32): 7, ("futex", M32): 11, ("epoll", M32): 11}  # fmt: skip
+         ("registers", M32): 5, ("sleep", M32): 7, ("epoll", M32): 11}  # fmt: skip
 """The short run tries every so many-th point."""
 MANY = int(100 / SLOWNESS)
-NAP_SECONDS = 0.3 * SLOWNESS
+NAP_SECONDS = 0.8 * SLOWNESS
 
 
 def kinds(*names: str, narrow: bool):
     """Checkers of 64 bit, and of 32 bit where narrow says so."""
     cells = [pytest.param(name, (), id=name) for name in names]
     needs = pytest.mark.needs("gcc -m32")
-    cells += [pytest.param(name, M32, id=f"{name}-32-bit", marks=needs) for name in names if narrow and name != "many"]
+    narrow_names = [name for name in names if narrow and name not in ("many", "futex")]
+    cells += [pytest.param(name, M32, id=f"{name}-32-bit", marks=needs) for name in narrow_names]
     return pytest.mark.parametrize(("kind", "flags"), cells)
 
 
@@ -158,7 +159,7 @@ def test_a_sleep_ends_in_its_time_although_kill_9_after_kill_9_interrupts_it(spa
     """Begun anew by each it would never end: they come faster than that."""
     target = spawn_target("checker", "nap", int(1000 * NAP_SECONDS), signals="default")
     begun, naps = time.monotonic(), target.counter
-    while time.monotonic() - begun < 4 * NAP_SECONDS:
+    while time.monotonic() - begun < 3 * NAP_SECONDS:
         assert kill_at_every_point(target, 1, 7, beats=False) > 10
     assert target.counter > naps
     assert target.failures == 0

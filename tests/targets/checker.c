@@ -268,9 +268,12 @@ static void napping(long milliseconds)
     for (;;) {
         struct timespec rest = {milliseconds / 1000, milliseconds % 1000 * 1000000};
         double begun = now();
-        while (nanosleep(&rest, &rest))
+        struct timespec left; /* not the same as what is asked for, which a call begun anew would read */
+        while (nanosleep(&rest, &left)) {
             if (errno != EINTR)
                 fail("nanosleep");
+            rest = left;
+        }
         if (now() - begun < milliseconds / 1000.0 - 0.0001)
             fail("a nap was short");
         beat();
