@@ -28,6 +28,7 @@ from .base import (
     SystemCall,
     ThreadState,
 )
+from .calls import RegisterCalls
 
 _REGISTERS = struct.Struct("<34Q")
 _NUMBER, _LINK, _SP, _PC, _PSTATE = 8, 30, 31, 32, 33
@@ -296,9 +297,11 @@ def _frame(address: int, registers: list[int], mask: int, small: bytes, large: b
     return frame + small + extra + _END + large + _END
 
 
-class _AArch64Injection:
+class _AArch64Injection(RegisterCalls):
     """64-bit calls by svc; behind it a ret leads to rt_sigreturn, whose frame lies at the stack pointer."""
 
+    registers, calls = _REGISTERS, _CALLS
+    result_place, pointer_place = 0, _PC
     audit_arch = _AUDIT_ARCH_AARCH64
     gadget_patterns = (
         (bytes.fromhex("010000d4c0035fd6"),),  # svc 0; ret
@@ -307,38 +310,15 @@ class _AArch64Injection:
     code_alignment = 4
     system_call_bytes = _CALL_BYTES
 
-    def number(self, call: SystemCall) -> int:
-        """See Injection."""
-        return _CALLS[call]
-
-    def clone_arguments(self, flags: int, stack: int) -> tuple[int, ...]:
-        """flags, stack, parent_tid, tls, child_tid."""
-        return flags, stack, 0, 0, 0
-
-    def registers_for(
-        self, general: bytes, gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
-    ) -> bytes:
-        """See Injection. x7 stays: what a tracer writes to it in a stop at a call is not kept (report_syscall)."""
-        return _REGISTERS.pack(*self._call(list(_REGISTERS.unpack(general)), gadgets, call, arguments, stack))
-
     def _call(
         self, registers: list[int], gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
     ) -> list[int]:
+        """x7 stays: what a tracer writes to it in a stop at a call is not kept (report_syscall)."""
         registers[:6] = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
         registers[_NUMBER], registers[_LINK] = _CALLS[call], gadgets.sigreturn
         registers[_SP], registers[_PC] = stack, gadgets.system_call
         registers[_PSTATE] &= ~_BTYPE
         return registers
-
-    def result(self, general: bytes) -> int:
-        """X0 as a signed number."""
-        value: int = _REGISTERS.unpack(general)[0]
-        return value - (1 << 64) if value >> 63 else value
-
-    def instruction_pointer(self, general: bytes) -> int:
-        """PC."""
-        value: int = _REGISTERS.unpack(general)[_PC]
-        return value
 
     def call_state(self, general: bytes, code_at: Callable[[int], bytes]) -> CallState:
         """A thread whose call is restarted stands at it again; one whose call has ended is outside of it."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ..elf import ELF32, ElfFormat, Machine, NoteType, TagFormat
 from .base import (
-    CallState,
     Gadgets,
     Injection,
-    RegisterBytes,
     Regset,
     SafetyNet,
     StoppedTask,
@@ -28,6 +26,7 @@ from .x86 import (
     FXSAVE_BYTES,
     SYSCALL_BYTES,
     CallPlaces,
+    X86Calls,
     expected_layout_notes,
     fxsave_part,
     layout_notes,
@@ -217,9 +216,10 @@ def _fpstate(thread: ThreadState) -> bytes:
     return bytes(fsave + status) + magic + image
 
 
-class _I386Injection:
+class _I386Injection(X86Calls):
     """32-bit calls by int 0x80."""
 
+    registers, calls, places = _REGISTERS, _CALLS, _PLACES
     audit_arch = _AUDIT_ARCH_I386
     gadget_patterns = (
         (
@@ -228,22 +228,6 @@ class _I386Injection:
         ),
         (bytes.fromhex("b8ad000000cd80"),),  # mov eax, 173; int 0x80
     )
-    code_alignment = 1
-    system_call_bytes = SYSCALL_BYTES
-
-    def number(self, call: SystemCall) -> int:
-        """See Injection."""
-        return _CALLS[call]
-
-    def clone_arguments(self, flags: int, stack: int) -> tuple[int, ...]:
-        """flags, stack, parent_tid, tls, child_tid."""
-        return flags, stack, 0, 0, 0
-
-    def registers_for(
-        self, general: bytes, gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
-    ) -> bytes:
-        """See Injection; fs and gs stay, so that thread-local storage does."""
-        return _REGISTERS.pack(*self._call(list(_REGISTERS.unpack(general)), gadgets, call, arguments, stack))
 
     def _call(
         self, registers: list[int], gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
@@ -256,36 +240,6 @@ class _I386Injection:
         registers[_CS] = _USER32_CS
         registers[_SS] = registers[_DS] = registers[_ES] = _USER_DS
         return registers
-
-    def result(self, general: bytes) -> int:
-        """EAX as a signed number."""
-        value: int = _REGISTERS.unpack(general)[_EAX]
-        return value - (1 << 32) if value >> 31 else value
-
-    def instruction_pointer(self, general: bytes) -> int:
-        """EIP."""
-        value: int = _REGISTERS.unpack(general)[_EIP]
-        return value
-
-    def call_state(self, general: bytes, code_at: Callable[[int], bytes]) -> CallState:
-        """ORIG_EAX holds a number in a call."""
-        return _PLACES.call_state(_REGISTERS.unpack(general))
-
-    def forbidden(self, sets: Mapping[int, RegisterBytes]) -> str:
-        """Nothing in the registers forbids it."""
-        return ""
-
-    def settled(self, found: bytes, entered: bytes) -> bytes:
-        """No thread is unclear here."""
-        raise NotImplementedError
-
-    def instead(self, thread: ThreadState, gadgets: Gadgets, stack: int) -> tuple[tuple[int, bytes], ...]:
-        """No thread is unclear here."""
-        raise NotImplementedError
-
-    def way_home(self, thread: ThreadState) -> tuple[tuple[int, bytes], ...]:
-        """The general registers: a call leaves all others alone."""
-        return ((NoteType.PRSTATUS, thread.general),)
 
     def net_bytes(self, thread: ThreadState) -> int:
         """Three frames and the FPU state, aligned."""

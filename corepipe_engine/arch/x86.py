@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..elf import NoteType
-from .base import CallState, ThreadState
+from .base import CallState, Gadgets, ThreadState
+from .calls import RegisterCalls
 from .cpuid import cpuid, xcr0
 
 FXSAVE_BYTES = 512
@@ -63,6 +64,33 @@ class CallPlaces:
             restarted[self.pointer] -= SYSCALL_BYTES
             restarted[self.result] = self.restart_call
         return restarted
+
+
+class X86Calls(RegisterCalls):
+    """What 64-bit and 32-bit calls have in common. places: see CallPlaces."""
+
+    places: CallPlaces
+    code_alignment = 1
+    system_call_bytes = SYSCALL_BYTES
+
+    def __init__(self) -> None:
+        self.result_place, self.pointer_place = self.places.result, self.places.pointer
+
+    def call_state(self, general: bytes, code_at: Callable[[int], bytes]) -> CallState:
+        """The place of the number holds one in a call."""
+        return self.places.call_state(self._unpacked(general))
+
+    def settled(self, found: bytes, entered: bytes) -> bytes:
+        """No thread is unclear here."""
+        raise NotImplementedError
+
+    def instead(self, thread: ThreadState, gadgets: Gadgets, stack: int) -> tuple[tuple[int, bytes], ...]:
+        """No thread is unclear here."""
+        raise NotImplementedError
+
+    def way_home(self, thread: ThreadState) -> tuple[tuple[int, bytes], ...]:
+        """The general registers: a call leaves all others alone."""
+        return ((NoteType.PRSTATUS, thread.general),)
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ..elf import ELF64, ElfFormat, Machine, NoteType, TagFormat
 from .base import (
-    CallState,
     Gadgets,
     Injection,
-    RegisterBytes,
     Regset,
     SafetyNet,
     StoppedTask,
@@ -24,8 +22,8 @@ from .base import (
 from .x86 import (
     ERESTARTNOHAND,
     FXSAVE_BYTES,
-    SYSCALL_BYTES,
     CallPlaces,
+    X86Calls,
     expected_layout_notes,
     fxsave_part,
     layout_notes,
@@ -165,9 +163,10 @@ def _ucontext(registers: list[int], fpstate: int, mask: int) -> bytes:
     )  # fmt: skip
 
 
-class _X8664Injection:
+class _X8664Injection(X86Calls):
     """64-bit calls; frames as arch/x86/include/asm/sigframe.h and uapi/asm/sigcontext.h lay them out."""
 
+    registers, calls, places = _REGISTERS, _CALLS, _PLACES
     audit_arch = _AUDIT_ARCH_X86_64
     gadget_patterns = (
         (bytes.fromhex("0f05c3"),),  # syscall; ret
@@ -176,22 +175,6 @@ class _X8664Injection:
             bytes.fromhex("b80f0000000f05"),  # mov eax, 15; syscall
         ),
     )
-    code_alignment = 1
-    system_call_bytes = SYSCALL_BYTES
-
-    def number(self, call: SystemCall) -> int:
-        """See Injection."""
-        return _CALLS[call]
-
-    def clone_arguments(self, flags: int, stack: int) -> tuple[int, ...]:
-        """flags, stack, parent_tid, child_tid, tls."""
-        return flags, stack, 0, 0, 0
-
-    def registers_for(
-        self, general: bytes, gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
-    ) -> bytes:
-        """See Injection; segment bases stay, so that thread-local storage does."""
-        return _REGISTERS.pack(*self._call(list(_REGISTERS.unpack(general)), gadgets, call, arguments, stack))
 
     def _call(
         self, registers: list[int], gadgets: Gadgets, call: SystemCall, arguments: tuple[int, ...], stack: int
@@ -203,36 +186,6 @@ class _X8664Injection:
         registers[_RIP], registers[_RSP] = gadgets.system_call, stack
         registers[_CS], registers[_SS], registers[_EFLAGS] = _USER_CS, _USER_SS, _PLAIN_EFLAGS
         return registers
-
-    def result(self, general: bytes) -> int:
-        """RAX as a signed number."""
-        value: int = _REGISTERS.unpack(general)[_RAX]
-        return value - (1 << 64) if value >> 63 else value
-
-    def instruction_pointer(self, general: bytes) -> int:
-        """RIP."""
-        value: int = _REGISTERS.unpack(general)[_RIP]
-        return value
-
-    def call_state(self, general: bytes, code_at: Callable[[int], bytes]) -> CallState:
-        """ORIG_RAX holds a number in a call."""
-        return _PLACES.call_state(_REGISTERS.unpack(general))
-
-    def forbidden(self, sets: Mapping[int, RegisterBytes]) -> str:
-        """Nothing in the registers forbids it."""
-        return ""
-
-    def settled(self, found: bytes, entered: bytes) -> bytes:
-        """No thread is unclear here."""
-        raise NotImplementedError
-
-    def instead(self, thread: ThreadState, gadgets: Gadgets, stack: int) -> tuple[tuple[int, bytes], ...]:
-        """No thread is unclear here."""
-        raise NotImplementedError
-
-    def way_home(self, thread: ThreadState) -> tuple[tuple[int, bytes], ...]:
-        """The general registers: a call leaves all others alone."""
-        return ((NoteType.PRSTATUS, thread.general),)
 
     def net_bytes(self, thread: ThreadState) -> int:
         """Three frames and one XSAVE image, aligned."""

@@ -18,7 +18,7 @@ from corepipe_engine.arch.base import Injection as InjectionProtocol
 from corepipe_engine.inject import REAP_HELPER
 
 FOLDER = Path(arch_package.__file__).parent
-SHARED = {"base", "cpuid", "x86"}
+SHARED = {"base", "calls", "cpuid", "x86"}
 """Modules that are no machine themselves."""
 GADGETS = Gadgets(0x12340000, 0x12350000)
 ADDRESS = 0x7FFF0000
