@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support import proc
 from ..support.cores import (
     NT_AUXV,
     NT_FILE,
@@ -28,12 +29,14 @@ from ..support.machines import arm_only
 from ..support.readers import run_gdb, run_reader
 from ..support.tables import ARM_TABLE
 from ..support.targets import start_target
+from ..support.waiting import eventually
 
 pytestmark = [pytest.mark.live, arm_only, pytest.mark.needs("gdb")]
 MODES = ("direct", "buffer", "snapshot")
 OF_THE_PROCESS = (NT_PRPSINFO, NT_SIGINFO, NT_AUXV, NT_FILE)
 NT_ARM_SVE, NT_ARM_PAC_MASK = 0x405, 0x406
 TAGGED_BYTES, GRANULE_BYTES = 4 * 4096, 16
+READ = 63
 SLEEPERS = ("one", "two", "three", "four", "five", "six")
 
 
@@ -58,11 +61,18 @@ class Armed:
         return self.core("kernel")
 
 
+def in_call(pid: int, number: int) -> int:
+    """How many threads of a process sleep in that system call."""
+    texts = (Path(f"/proc/{pid}/task/{tid}/syscall").read_text() for tid in proc.tids(pid))
+    return sum(text.split()[0] == str(number) for text in texts)
+
+
 @pytest.fixture(scope="module")
 def armed(build_target, tmp_path_factory) -> Armed:
     folder = tmp_path_factory.mktemp("armed")
     program = build_target("armed", "-mbranch-protection=standard")
     with start_target([program], folder, signals="default") as target:
+        eventually("the sleepers are in read(2)", lambda: in_call(target.pid, READ) == len(SLEEPERS))
         target.stop()
         for mode in MODES:
             run_corepipe(target.pid, "--mode", mode, output=folder / mode)

@@ -78,7 +78,7 @@ def kill_at_every_point(
                 assert_as_before(target, before, beats)
             except AssertionError as error:
                 raise AssertionError(f"after step {line.strip()}") from error
-            assert proc.status_field(target.pid, "SigBlk") == mask
+            eventually("its mask is its own", lambda: proc.status_field(target.pid, "SigBlk") == mask)
             if word == "end":
                 assert int(status) == 0
                 assert tried >= (int(rest[0]) - first) // step - 1
