@@ -14,8 +14,9 @@ import time
 import pytest
 
 from ..support import proc
-from ..support.checks import assert_still_stopped, assert_target_untouched
+from ..support.checks import assert_counter_moves, assert_still_stopped, assert_target_untouched
 from ..support.engine import assert_nothing_left, corepipe_started, run_corepipe, wait_frozen
+from ..support.waiting import eventually
 
 pytestmark = pytest.mark.live
 MODES = ("direct", "buffer", "snapshot")
@@ -56,8 +57,12 @@ def test_kill_9_of_corepipe_at_any_moment_leaves_a_stopped_target_stopped(spawn_
     target = spawn_target("nine", 8 << 20)
     target.stop()
     before = target.fingerprint()
-    kill_at_random_moments(target, mode, 30 if SOAK else 4, "stopped", lambda: assert_still_stopped(target, before))
+    times = 30 if SOAK else 4
+    kill_at_random_moments(target, mode, times, "stopped", lambda: assert_still_stopped(target, before, killed=True))
     target.resume()
+    assert_counter_moves(target)
+    eventually("no child is left", lambda: target.fingerprint().children == before.children)
+    assert target.signals.keys() - {signal.SIGCONT} == before.signals.keys()
 
 
 def test_kill_9_of_corepipe_while_the_target_is_certainly_frozen(spawn_target):
