@@ -11,7 +11,7 @@ from typing import Final
 
 from . import ptrace
 from .arch import CallState, Gadgets, Injection, SystemCall
-from .errors import ModeUnavailableError, NoSuchProcessError
+from .errors import CorepipeError, ModeUnavailableError, NoSuchProcessError
 from .freeze import Freeze
 from .gadgets import CodeReader
 from .inject import REAP_HELPER
@@ -187,8 +187,7 @@ def calls_of_the_snapshot(tid: int, gadgets: Gadgets, injection: Injection) -> f
         programs = seccomp_programs(tid)
     except OSError as error:
         # EINVAL: there are none. Without CAP_SYS_ADMIN, and under a filter of our own, nobody is told even that.
-        free = error.errno == errno.EINVAL or not parse_status(ProcDir(tid).read("status")).seccomp
-        return frozenset(_LATER_CALLS if free else ())
+        return frozenset(_LATER_CALLS if error.errno == errno.EINVAL or _has_no_filter(tid) else ())
     address = gadgets.system_call + injection.system_call_bytes
     allowed = set()
     for call, arguments in _LATER_CALLS.items():
@@ -197,6 +196,12 @@ def calls_of_the_snapshot(tid: int, gadgets: Gadgets, injection: Injection) -> f
             if action in (Action.ALLOW, Action.LOG):
                 allowed.add(call)
     return frozenset(allowed)
+
+
+def _has_no_filter(tid: int) -> bool:
+    with contextlib.suppress(CorepipeError), contextlib.closing(ProcDir(tid)) as folder:
+        return not parse_status(folder.read("status")).seccomp
+    return False
 
 
 def check_seccomp(tid: int, gadgets: Gadgets, injection: Injection) -> ptrace.Option:
