@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from .capture import Captured, Context, plan_frozen
+from .capture import Captured, Context, plan_frozen, watch
 from .copier import copy_ranges, new_buffer, populated_buffer
 from .elf import ElfClass
 from .errors import CorepipeError, ModeUnavailableError
@@ -82,7 +82,7 @@ def buffer(context: Context) -> Iterator[Captured]:
             context.phase(Phase.COPY)
             unreadable = copy_ranges(context, freeze, task, plan.reads, store, _copied_on_write(plan))
             source = tags_of(plan, next(iter(freeze.threads)), context.arch)
-            tags = KeptTags(plan, source) if source is not None else None
+            tags = KeptTags(plan, source, lambda: watch(context, freeze)) if source is not None else None
             freeze.clock.step("copy")
         memory = CopiedMemory(plan.reads, store)
         memory.unreadable = sorted([*unreadable, *unserved(plan)])

@@ -85,6 +85,8 @@ def snapshot_refusal(process: ProcDir, status: TaskStatus, arch: Arch, regions: 
         return "the target's children would be in another pid namespace"
     if any(is_private_hugetlb(region) for region in regions):
         return "the target has private huge pages (hugetlb), of which a fork may take its next write"
+    if arch.tags is not None and any(is_copied(region) and arch.tags.vm_flag in region.flags for region in regions):
+        return "the target has tagged memory that a fork does not carry"
     try:
         if is_frozen(process):
             return "the target's cgroup is frozen"

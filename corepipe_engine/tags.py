@@ -6,7 +6,7 @@ Source: Documentation/arch/arm64/memory-tagging-extension.rst (PTRACE_PEEKMTETAG
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from . import ptrace
@@ -40,19 +40,23 @@ class TracedTags:
         while len(tags) * _GRANULE_BYTES < length:
             done = len(tags) * _GRANULE_BYTES
             try:
-                tags += ptrace.peek_tags(self._tid, address + done, (length - done) // _GRANULE_BYTES)
+                found = ptrace.peek_tags(self._tid, address + done, (length - done) // _GRANULE_BYTES)
             except ProcessLookupError as error:
                 raise NoSuchProcessError("the process ended while the tags of its memory were read") from error
             except OSError:
-                tags += bytes((PAGE_SIZE - (address + done) % PAGE_SIZE) // _GRANULE_BYTES)
+                found = b""
+            tags += found or bytes((PAGE_SIZE - (address + done) % PAGE_SIZE) // _GRANULE_BYTES)
         return self._arch.pack_tags(bytes(tags[: length // _GRANULE_BYTES]))
 
 
 class KeptTags:
-    """Tags that were read while the target stood still."""
+    """Tags that are read now, while the target stands still. check is asked between the pieces; it may raise."""
 
-    def __init__(self, plan: DumpPlan, source: TagReader) -> None:
-        self._kept = {address: source.read(address, length) for address, length in pieces(plan.tagged)}
+    def __init__(self, plan: DumpPlan, source: TagReader, check: Callable[[], None] = lambda: None) -> None:
+        self._kept: dict[int, bytes] = {}
+        for address, length in pieces(plan.tagged):
+            check()
+            self._kept[address] = source.read(address, length)
 
     def read(self, address: int, length: int) -> bytes:
         """See TagReader; the pieces are those of pieces()."""

@@ -265,6 +265,7 @@ class FakeProcess:
 
 class FakeArch:
     name = "abacus"
+    tags = None
 
     def __init__(self, injection: object = "some") -> None:
         self.injection = injection

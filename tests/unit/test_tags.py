@@ -16,6 +16,8 @@ from corepipe_engine.elf import ELF64, PN_XNUM, Machine
 from corepipe_engine.errors import NoSuchProcessError
 from corepipe_engine.plan import MIN_HOLE, DumpPlan, make_plan
 from corepipe_engine.policy import Decision
+from corepipe_engine.preconditions import snapshot_refusal
+from corepipe_engine.procfs import parse_status
 from corepipe_engine.regions import Region
 from corepipe_engine.stream import CoreStream, raise_error
 from corepipe_engine.tags import PIECE_BYTES, KeptTags, TracedTags, pieces, tags_of
@@ -179,3 +181,53 @@ def test_the_stream_ends_with_the_tags_which_the_tracing_thread_reads(
     expected = packed(BASE + 8 * PAGE, 8 * PAGE) + packed(far, PIECE_BYTES + 3 * PAGE)
     assert data[-len(expected) :] == expected
     assert data[-len(expected) - PAGE : -len(expected)] == content(far + PIECE_BYTES + 2 * PAGE, PAGE)
+
+
+def test_what_ends_a_stop_is_asked_between_the_pieces_that_are_read_inside_it(
+    peeked: list[tuple[int, int, int]],
+) -> None:
+    plan = plan_of([(region(BASE, 3 * PIECE_BYTES, flags=TAGGED), ALL, False)])
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(len(peeked))
+        if len(asked) == 3:
+            raise NoSuchProcessError("killed")
+
+    with pytest.raises(NoSuchProcessError):
+        KeptTags(plan, TracedTags(7, ARCH), check)
+    assert asked == sorted(set(asked))
+    assert asked[0] == 0
+
+
+def test_a_kernel_that_gives_no_tags_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tags.ptrace, "peek_tags", lambda tid, address, count: b"")
+    assert TracedTags(7, ARCH).read(BASE, 2 * PAGE) == bytes(2 * PAGE // 32)
+
+
+class Anybody:
+    """A process that nothing else speaks against."""
+
+    def readlink(self, name: str) -> bytes:
+        return b"pid:[1]"
+
+    def read(self, name: str) -> bytes:
+        raise NoSuchProcessError("not asked for more")
+
+
+@pytest.mark.parametrize(
+    ("flags", "perms", "refused"),
+    [
+        (TAGGED, "rw-p", False),
+        (TAGGED | {"dc"}, "rw-p", True),
+        (TAGGED | {"sh"}, "rw-s", True),
+        (frozenset({"rd", "sh"}), "rw-s", False),
+    ],
+)
+def test_tagged_memory_that_a_fork_does_not_carry_takes_another_mode(
+    flags: frozenset[str], perms: str, refused: bool
+) -> None:
+    """Its tags must be read in the stop, from the target itself."""
+    status = parse_status(b"Name:\tx\nState:\tS\n")
+    reason = snapshot_refusal(Anybody(), status, ARCH, [region(BASE, PAGE, perms=perms, flags=flags)])  # type: ignore[arg-type]
+    assert ("tagged memory" in reason) is refused
