@@ -33,6 +33,8 @@ PIPES: Final = 2
 PIPE_BYTES: Final = (4 << 20, 1 << 20)
 """What is asked for: the first takes two thirds of the processor time, and CAP_SYS_RESOURCE; see Sizes."""
 _MIN_PIPE_BYTES: Final = 1 << 18
+_MAX_RANGES: Final = 48
+"""Of memory in one fill: the list of them lies in the snapshot's net, below the frame that it ends by."""
 _PIDFD_GETFD: Final = 438
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _SPLICE_F_NONBLOCK = 2
@@ -128,6 +130,8 @@ class PagePipes:
         Errors: NoSuchProcessError when the snapshot is gone.
         """
         count = len(ranges) // 2
+        if count > _MAX_RANGES:
+            return 0
         begun = time.monotonic()
         try:
             os.pwrite(self._mem_fd, b"".join(map(self._iovec.pack, ranges[::2], ranges[1::2])), self._scratch)

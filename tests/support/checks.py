@@ -62,6 +62,10 @@ def assert_still_stopped(target: Target, before: Fingerprint, killed: bool = Fal
     eventually("nobody traces the target", lambda: not proc.tracers(target.pid))
     eventually("it is stopped as before", lambda: set(proc.thread_states(target.pid).values()) == {"T"})
     if killed:
-        assert target.fingerprint().descriptors == before.descriptors
+        after = target.fingerprint()
+        assert (after.descriptors, after.signals) == (before.descriptors, before.signals)
+        assert len(after.children - before.children) <= 1
+        helpers = frozenset(proc.children(target.pid)) - before.children
+        eventually("no process is left but a helper", lambda: target.fingerprint().session <= before.session | helpers)
     else:
         eventually("all is as before", lambda: target.fingerprint() == before)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from corepipe_engine import arch as arch_package
+from corepipe_engine import splice
 from corepipe_engine.arch import ARCHES, Arch, Gadgets, Injection, SystemCall, ThreadState
 from corepipe_engine.arch.base import Arch as ArchProtocol
 from corepipe_engine.arch.base import Injection as InjectionProtocol
@@ -78,6 +79,8 @@ def injection_gaps(arch: Arch, injection: Injection) -> list[str]:
     if not all(ADDRESS <= stack < ADDRESS + len(net.image) for stack in (net.home_stack, net.exit_stack)):
         found.append("a stack pointer leads out of the net")
     word = arch.elf.word.size
+    if net.exit_stack - net.address < 2 * word * splice._MAX_RANGES:
+        found.append("the list of ranges to be sent reaches into the frame of exit")
     if net.image.count(GADGETS.system_call.to_bytes(word, "little")) < 2:
         found.append("the net makes no calls")
     if injection.safety_net(a_thread(arch, blocked=0x5A5A00), GADGETS, ADDRESS, REAP_HELPER).image == net.image:
